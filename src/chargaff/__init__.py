@@ -1,0 +1,1 @@
+"""One toolkit for DNA foundation models."""
