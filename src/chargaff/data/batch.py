@@ -1,0 +1,66 @@
+"""What travels between sources, tasks and models (DESIGN 2.7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from chargaff.seq.interval import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a source."""
+
+    views: tuple[NDArray[np.uint8], ...]
+    """Sequences as uint8 ASCII [L]: one, or two for pairs and ref/alt."""
+    target: Any = None
+    """int class, float value, float array [outputs], int array [L], or None."""
+    interval: Interval | None = None
+    id: str = ""
+
+
+class Source(Protocol):
+    """A random-access collection of examples; picklable, safe in any number of loader workers."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Example: ...
+
+
+@dataclass(slots=True)
+class Batch:
+    """Model input. With several views per example they are stacked view-major: rows 0..B-1 are view 0."""
+
+    tokens: Tensor
+    """[V*B, T], smallest integer dtype until it is on the device."""
+    mask: Tensor | None
+    """[V*B, T] True where real; None if nothing is padded."""
+    target: Tensor | None
+    index: Tensor
+    """[B] int64 row in the source, so that results can be written in source order."""
+
+    def to(self, device: torch.device | str) -> Batch:
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            tokens=self.tokens.to(device, non_blocking=True),
+            mask=move(self.mask),
+            target=move(self.target),
+            index=self.index.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where outputs sit on the input: bin j covers [offset + j*step, offset + (j+1)*step) bases."""
+
+    offset_bp: int
+    step_bp: int
+    size: int

@@ -1,0 +1,36 @@
+"""Heads that any backbone can carry: `head(encoded, mask) -> Tensor`, averaging the strands that are there."""
+
+import torch
+from torch import Tensor, nn
+
+from chargaff.nn.encoded import Encoded
+from chargaff.nn.pooling import pool_strands
+
+
+def _strand_mean(parts: tuple[Tensor, ...]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
+
+
+class SequenceHead(nn.Module):
+    """Pool, then one linear layer: class logits or regression values of a sequence."""
+
+    def __init__(self, width: int, num_outputs: int, *, pooling: str = "mean", bias: bool = True) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.linear = nn.Linear(width, num_outputs, bias=bias)
+
+    def forward(self, encoded: Encoded, mask: Tensor | None = None) -> Tensor:
+        """[B, num_outputs]; with two strands the mean of both outputs."""
+        return _strand_mean(tuple(self.linear(part) for part in pool_strands(encoded, mask, self.pooling)))
+
+
+class TokenHead(nn.Module):
+    """One linear layer on every position."""
+
+    def __init__(self, width: int, num_outputs: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, num_outputs, bias=bias)
+
+    def forward(self, encoded: Encoded, mask: Tensor | None = None) -> Tensor:
+        """[B, T, num_outputs]; with two strands the mean of both outputs."""
+        return _strand_mean(tuple(self.linear(part) for part in pool_strands(encoded, mask, "none")))
