@@ -75,8 +75,8 @@ class Family:
     """True if a published config.json belongs to this family."""
     published_files: Callable[[Any, str, int | None], Mapping[str, str]] | None = None
     """(config, head, context_bp) -> file name -> text that goes beside the weights in the "hub" layout."""
-    extra_heads: Mapping[str, Callable[[Any, nn.Module], nn.Module]] = field(default_factory=dict)
-    """Heads of this family's published checkpoints beyond the language model, e.g. "segmentation"."""
+    extra_heads: Mapping[str, Callable[[Any, nn.Module, int], nn.Module]] = field(default_factory=dict)
+    """(config, backbone, num_outputs) -> head, for kinds where this family brings its own ("segmentation", ...)."""
     tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Variant name -> config small enough for tests that must run in well under a second."""
 
