@@ -1,0 +1,48 @@
+"""The definition of the scan: one step after the other in plain torch."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+missing = None
+
+
+def unsupported(*args: object) -> str | None:
+    """Takes every call."""
+    return None
+
+
+def run(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    softplus: bool,
+    reverse: bool,
+    initial_state: Tensor | None,
+    return_state: bool,
+) -> tuple[Tensor, Tensor]:
+    """y [B, L, D] and the last state [B, D, N]; float64 inputs are computed in float64, all others in float32."""
+    exact = torch.float64 if u.dtype == torch.float64 else torch.float32
+    x, step, A, B, C = (tensor.to(exact) for tensor in (u, delta, A, B, C))
+    if delta_bias is not None:
+        step = step + delta_bias.to(exact)
+    if softplus:
+        step = functional.softplus(step)
+    state = x.new_zeros(x.shape[0], *A.shape) if initial_state is None else initial_state.to(exact)
+    length = u.shape[1]
+    rows = []
+    for t in reversed(range(length)) if reverse else range(length):
+        decay = torch.exp(step[:, t, :, None] * A)  # [B, D, N]
+        state = decay * state + (step[:, t] * x[:, t])[..., None] * B[:, t, None]
+        rows.append(torch.einsum("bdn,bn->bd", state, C[:, t]))
+    y = torch.stack(rows[::-1] if reverse else rows, 1)
+    if D is not None:
+        y = y + x * D.to(exact)
+    if z is not None:
+        y = y * functional.silu(z.to(exact))
+    return y.to(u.dtype), state
