@@ -1,0 +1,5 @@
+"""`python -m chargaff`."""
+
+from chargaff.cli.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,185 @@
+"""The command line: finds the verbs, runs one, and turns what happened into an exit code.
+
+Convention for a verb. `cli/<verb>.py` is one verb; nothing else is edited to add it (`_` in the file name is `-` on the
+command line). The module defines either
+
+* `run`: a typed function. Its docstring is the help page: a summary line, then an "Args:" section with a line for every
+  parameter. Positional arguments come first and end with `/` (or `*words`), flags are keyword-only; a short alias is
+  `output: Annotated[Path, Parameter(alias="-o")]`. It returns None when all is done, or an exit code:
+  `ExitCode.PARTIAL` when some records were rejected and listed;
+* or `app`: a `cyclopts.App(name=..., help=...)` whose commands are such functions, for verbs like `data list`.
+
+At module level a verb imports the standard library, cyclopts, `chargaff.errors` and this module only: `chargaff --help`
+imports every verb and must not load torch, numba, pyarrow or lightning. All else is imported inside the function.
+Results go to files, tables to stdout (`print`; `--json` for machines), messages to stderr through `logging`. A problem
+the user can fix is a `ChargaffError`; anything else that escapes is reported as a bug, with its trace.
+"""
+
+import errno
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from importlib import import_module
+from importlib.resources import files
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from chargaff import __version__
+from chargaff.errors import ChargaffError
+
+_SYSTEM_REMEDIES = {
+    errno.ENOSPC: "the disk is full: free some space, or write elsewhere",
+    errno.EDQUOT: "the disk quota is used up: free some space, or write elsewhere",
+    errno.EFBIG: "the file would be larger than this system allows (see `ulimit -f`)",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "operation not permitted",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOENT: "no such file or folder",
+    errno.EISDIR: "is a folder, a file is needed",
+    errno.ENOTDIR: "is not a folder",
+    errno.EMFILE: "too many open files (see `ulimit -n`)",
+}
+"""Errors of the operating system that the user can act on; others are bugs."""
+
+
+class ExitCode(IntEnum):
+    """What the process tells its caller."""
+
+    DONE = 0
+    BUG = 1
+    USER_ERROR = 2
+    PARTIAL = 3
+    """Done, except for rejected records, which were listed."""
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code; never raises.
+
+    Args:
+        argv: words after the program's name; None takes those of the process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    is_debug = "--debug" in words
+    try:
+        return _dispatch(words)
+    except CycloptsError as error:
+        return _report(error, f"{_one_line(str(error))} (see `{_help_command(error)}`)", is_debug)
+    except ChargaffError as error:
+        return _report(error, _one_line(str(error)), is_debug)
+    except KeyboardInterrupt as error:
+        _report(error, f"interrupted{_one_line(f': {error}') if str(error) else ''}", is_debug)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # the reader of our output has gone; without this the interpreter complains again when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in _SYSTEM_REMEDIES:
+            return _report_bug()
+        place = f"{error.filename}: " if error.filename else ""
+        return _report(error, f"{place}{_SYSTEM_REMEDIES[error.errno]}", is_debug)
+    except Exception:
+        return _report_bug()
+
+
+def build_app() -> App:
+    """The application with every verb of this folder."""
+    app = App(
+        name="chargaff",
+        help="DNA foundation models: pre-train, fine-tune, embed, predict.",
+        version=f"chargaff {__version__}",
+        help_format="plaintext",
+        suppress_keyboard_interrupt=False,
+    )
+    for verb in list_verbs():
+        module = import_module(f"chargaff.cli.{verb}")
+        app.command(getattr(module, "app", None) or module.run, name=verb.replace("_", "-"))
+    _add_global_flags(app)
+    return app
+
+
+def list_verbs() -> tuple[str, ...]:
+    """Module names of the verbs, sorted; imports none of them."""
+    names = (entry.name for entry in files("chargaff.cli").iterdir())
+    modules = (name.removesuffix(".py") for name in names if name.endswith(".py"))
+    return tuple(sorted(name for name in modules if name not in ("__init__", "main")))
+
+
+def _add_global_flags(app: App) -> None:
+    app.meta.suppress_keyboard_interrupt = False
+    app.meta.group_parameters = Group("Flags of every command", sort_key=100)
+
+    @app.meta.default
+    def launch(
+        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+        debug: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+        quiet: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    ) -> object:
+        """Sets up logging around the verb.
+
+        Args:
+            debug: Log more; on an error print the whole trace.
+            quiet: Log warnings only.
+        """
+        with _logging_to_stderr(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO):
+            return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+
+
+def _dispatch(words: list[str]) -> int:
+    code = build_app().meta(words or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
+    sys.stdout.flush()
+    return ExitCode.DONE if code is None else ExitCode(code)
+
+
+@contextmanager
+def _logging_to_stderr(level: int) -> Iterator[None]:
+    """Messages and warnings go to stderr, one line each; the loggers are as before on exit."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    console = Console(stderr=True, soft_wrap=True)
+    handler = RichHandler(console=console, show_path=False, show_time=console.is_terminal, markup=False)
+    loggers = [logging.getLogger("chargaff"), logging.getLogger("py.warnings")]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, (old_level, old_propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(old_level)
+            logger.propagate = old_propagate
+
+
+def _report(error: BaseException, message: str, is_debug: bool) -> ExitCode:
+    """One line on stderr."""
+    if is_debug:
+        traceback.print_exception(error)
+    print(f"chargaff: {message}", file=sys.stderr)
+    return ExitCode.USER_ERROR
+
+
+def _report_bug() -> ExitCode:
+    traceback.print_exc()
+    print("chargaff: this is a bug; please report it with the trace above and the command", file=sys.stderr)
+    return ExitCode.BUG
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _help_command(error: CycloptsError) -> str:
+    return " ".join(("chargaff", *(error.command_chain or ()), "--help"))
