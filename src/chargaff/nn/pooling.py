@@ -31,7 +31,7 @@ def pool(hidden: Tensor, mask: Tensor | None, how: str) -> Tensor:
     if how in ("mean", "mean-all"):
         if mask is None:
             return hidden.mean(1, dtype=torch.float32).to(hidden.dtype)
-        weight = mask.to(torch.float32)                                          # [B, T]
+        weight = mask.to(torch.float32)  # [B, T]
         total = torch.einsum("btd,bt->bd", hidden.float(), weight)
         return (total / weight.sum(1, keepdim=True).clamp_min(1)).to(hidden.dtype)
     if how == "max":
@@ -51,7 +51,7 @@ def _edge(hidden: Tensor, mask: Tensor | None, *, is_last: bool) -> Tensor:
     counts = mask > 0
     order = torch.arange(1, counts.shape[1] + 1, device=hidden.device)
     order = order if is_last else order.flip(0)
-    column = (counts * order).argmax(1)                                          # [B]
+    column = (counts * order).argmax(1)  # [B]
     row = hidden.gather(1, column.view(-1, 1, 1).expand(-1, 1, hidden.shape[2])).squeeze(1)
     return row.masked_fill(~counts.any(1, keepdim=True), 0)
 
