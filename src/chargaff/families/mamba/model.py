@@ -64,7 +64,7 @@ class Mamba(nn.Module):
     def run(self, x: Tensor, mask: Tensor | None = None, start: int = 0, stop: int | None = None) -> Tensor:
         """Blocks start..stop-1 on the residual stream: [B, T, D] -> [B, T, D]. There is no mask."""
         for block in self.layers[start:stop]:
-            x = self._apply(block, x)
+            x = self._advance(block, x)
         return x
 
     def finish(self, x: Tensor) -> Encoded:
@@ -85,15 +85,16 @@ class Mamba(nn.Module):
                 found[f"layer.{depth}.branch"] = branch
                 x = x + branch
             else:
-                x = self._apply(block, x)
+                x = self._advance(block, x)
             if f"layer.{depth}" in taps:
                 found[f"layer.{depth}"] = x
         return Encoded(self.norm_f(x), None, found)
 
-    def _apply(self, block: nn.Module, x: Tensor) -> Tensor:
+    def _advance(self, block: nn.Module, x: Tensor) -> Tensor:
         """x + block(x); long inputs pass in stretches when no gradient is needed."""
         if torch.is_grad_enabled() or x.shape[1] <= self.block_tokens:
-            return x + run_block(block, x, recompute=self.checkpointing)
+            branch: Tensor = run_block(block, x, recompute=self.checkpointing)
+            return x + branch
         assert isinstance(block, Block)
         out = torch.empty_like(x)
         state = block.mixer.init_state(x.shape[0])
