@@ -49,7 +49,7 @@ class Layout:
     """Both directions between a published set of tensor names and ours."""
 
     read: Callable[[StateDict, Any], StateDict]
-    """(published tensors, config) -> ours; raises CheckpointError for a name no rule knows. Tied duplicates may stay."""
+    """(published tensors, config) -> ours, tied duplicates and all; CheckpointError for a name no rule knows."""
     write: Callable[[StateDict, Any], StateDict] | None = None
     """(ours without tied duplicates, config) -> published; None: this layout is only read."""
 

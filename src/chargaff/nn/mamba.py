@@ -217,6 +217,7 @@ class BiMamba(nn.Module):
             out: Tensor | None = None
             for mixer, is_reverse in self._directions(reverse):
                 out = self._combine(out, _one_direction(mixer, x, norm, is_reverse=is_reverse, flip=flip, block=block))
+            assert out is not None
             x += out
             return
         directions = self._directions(reverse)
