@@ -29,8 +29,8 @@ env: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt requirements-hashed.txt
 	@echo "installing into .venv (a few minutes the first time)" >&2
 	$(PYTHON) -m venv .venv
-	$(BIN)/python $(PIP) --no-deps --require-hashes -r requirements-hashed.txt
 	$(BIN)/python $(PIP) hatchling editables
+	$(BIN)/python $(PIP) --no-deps --require-hashes -r requirements-hashed.txt
 	$(BIN)/python $(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
