@@ -68,3 +68,21 @@ def pool_strands(encoded: Encoded, mask: Tensor | None, how: str) -> tuple[Tenso
     if how in ("first", "last", "cls"):
         return forward, pool(encoded.hidden_rc.flip(1), None if mask is None else mask.flip(1), how)
     return forward, pool(encoded.hidden_rc, mask, how)
+
+
+def window_mean(hidden: Tensor, centre: Tensor, window_tokens: int) -> Tensor:
+    """Mean state around one position, as the variant-effect protocol takes it (caduceus sheet 3.7).
+
+    Args:
+        hidden: [B, T, D].
+        centre: [B] token index.
+        window_tokens: W; positions centre - ceil(W/2) .. centre + W//2 count, that is W + 1 or W + 2 of them. Those
+            outside the sequence repeat the edge token.
+
+    Returns:
+        [B, D].
+    """
+    offsets = torch.arange(-((window_tokens + 1) // 2), window_tokens // 2 + 1, device=hidden.device)
+    positions = (centre.unsqueeze(1) + offsets).clamp(0, hidden.shape[1] - 1)  # [B, W']
+    rows = torch.arange(hidden.shape[0], device=hidden.device).unsqueeze(1)
+    return hidden[rows, positions].mean(1, dtype=torch.float32).to(hidden.dtype)

@@ -1,0 +1,98 @@
+"""Recomputes golden files with this package and compares every stored value.
+
+    python tests/goldens/check.py PATH... [--device cuda] [--backend auto]
+
+PATH is a golden file, a folder of them, or a checkpoint folder in published layout. The kind in a file's metadata says
+what to run (../shared/goldens/KINDS.md); names of files mean nothing. One line a file, then `N passed, N failed`.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import pkgutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent.parent / "src"), str(HERE)]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 1 if any case failed or none was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", nargs="+", type=Path)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--backend", default="auto", help="kernel backend that every op must use")
+    parser.add_argument("--trace", action="store_true", help="print the trace of failing cases")
+    options = parser.parse_args(argv)
+    os.environ["CHARGAFF_BACKEND"] = options.backend  # read when the ops are imported, below
+    passed = failed = 0
+    for path in _files(options.paths):
+        verdict = _check(path, options.device, options.trace)
+        if verdict is None:
+            continue
+        print(verdict, flush=True)
+        passed, failed = (passed + 1, failed) if verdict.startswith("PASS") else (passed, failed + 1)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+def _files(paths: list[Path]) -> Iterator[Path]:
+    for path in paths:
+        if not path.exists():
+            raise SystemExit(f"{path}: no such file or folder")
+        found = sorted(path.rglob("*")) if path.is_dir() else [path]
+        yield from (file for file in found if file.suffix in (".safetensors", ".json"))
+        if path.is_dir() and (path / "config.json").exists():  # a checkpoint folder; its values may lie beside it
+            beside = path.with_name(path.name + ".safetensors")
+            if beside.exists():
+                yield beside
+
+
+def _kinds() -> dict[str, Callable[..., Any]]:
+    """kind -> function, from the modules of the folder `kinds`."""
+    table: dict[str, Callable[..., Any]] = {}
+    for module in pkgutil.iter_modules([str(HERE / "kinds")]):
+        table.update(importlib.import_module(f"kinds.{module.name}").KINDS)
+    return table
+
+
+def _check(path: Path, device: str, trace: bool) -> str | None:
+    """One line for a golden; None for a file that is none."""
+    from case import Case, MismatchError, TodoError
+
+    if path.suffix == ".json":
+        values = json.loads(path.read_text())
+        if not isinstance(values, dict) or "kind" not in values:
+            return None
+        label, kind, content = f"{values.get('family', '?')}/{values.get('case', path.stem)}", values["kind"], values
+    else:
+        case = Case.open(path, device)
+        if case is None:
+            return None
+        label, kind, content = case.label, case.kind, case
+    try:
+        if kind not in _kinds():
+            raise TodoError(f"kind {kind}")
+        _kinds()[kind](content)
+        if isinstance(content, dict):
+            return f"PASS {label} exact {kind}"
+        left = list(content.finish())
+        if left:
+            raise MismatchError(f"{len(left)} not compared: {'; '.join(left[:5])}")
+        error, name = content.worst
+        return f"{'PASS' if error <= 1 else 'FAIL'} {label} {error:.3g} {name}"
+    except TodoError as reason:
+        return f"TODO {label} {reason}"
+    except Exception as error:  # the report has a line for every file, whatever goes wrong in it
+        if trace:
+            traceback.print_exc()
+        return f"FAIL {label} {type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
