@@ -69,12 +69,21 @@ def test_rows_that_straddle_a_region_are_on_neither_side(rows):
 def test_block_split_keeps_blocks_together():
     starts = np.arange(0, 20_000, 10, dtype=np.int64)
     contigs = ["1"] * 1000 + ["2"] * 1000
-    valid, train = block_split(contigs, starts, seed=1, valid_fraction=0.1, block_bp=500)
+    valid, train = block_split(contigs, starts, starts + 10, seed=1, valid_fraction=0.1, block_bp=500)
     assert sorted([*valid, *train]) == list(range(2000))
     assert 200 <= len(valid) < 250
     assert not {(contigs[i], starts[i] // 500) for i in valid} & {(contigs[i], starts[i] // 500) for i in train}
-    again, _ = block_split(contigs, starts, seed=1, valid_fraction=0.1, block_bp=500)
+    again, _ = block_split(contigs, starts, starts + 10, seed=1, valid_fraction=0.1, block_bp=500)
     assert np.array_equal(valid, again)
+
+
+def test_rows_that_straddle_a_block_border_are_on_neither_side():
+    starts = np.arange(0, 2000, 7, dtype=np.int64)
+    valid, train = block_split(["1"] * len(starts), starts, starts + 30, seed=0, valid_fraction=0.3, block_bp=100)
+    bases = [set(range(starts[i], starts[i] + 30)) for i in range(len(starts))]
+    assert not set().union(*(bases[i] for i in valid)) & set().union(*(bases[i] for i in train))
+    assert len(valid)
+    assert len(train)
 
 
 @pytest.mark.parametrize(("num_rows", "fraction"), [(1, 0.1), (10, 0.0), (10, 1.0)])

@@ -65,25 +65,34 @@ def region_split(
 
 
 def block_split(
-    contigs: Sequence[str], starts: NDArray[np.int64], seed: int, valid_fraction: float = 0.1, block_bp: int = 1_000_000
+    contigs: Sequence[str] | NDArray[np.integer],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    seed: int,
+    valid_fraction: float = 0.1,
+    block_bp: int = 1_000_000,
 ) -> tuple[Indices, Indices]:
     """(validation, training) rows, divided by position: whole blocks of `block_bp` go to one side.
 
-    Blocks are drawn in seeded order until they hold `valid_fraction` of the rows, so neighbours rarely part.
+    Blocks are drawn in seeded order until they hold `valid_fraction` of the rows, so neighbours rarely part. Rows that
+    straddle a border between the sides are in neither.
+
+    Args:
+        contigs: [R] names or numbers.
+        starts, ends: [R], 0-based, end exclusive.
     """
     _check(len(starts), valid_fraction)
-    _, block = np.unique(
-        np.stack([np.unique(np.asarray(contigs, dtype=str), return_inverse=True)[1], starts // block_bp]),
-        axis=1,
-        return_inverse=True,
-    )
-    block = block.reshape(-1)
-    rows_in_block = np.bincount(block)
-    order = np.random.default_rng(seed).permutation(len(rows_in_block))
-    before = np.cumsum(rows_in_block[order]) - rows_in_block[order]
-    is_valid = np.zeros(len(rows_in_block), dtype=bool)
+    contig = np.unique(np.asarray(contigs), return_inverse=True)[1]
+    number = np.concatenate([starts, ends - 1]) // block_bp
+    key = np.tile(contig, 2) * (int(number.max()) + 1) + number
+    block = np.unique(key, return_inverse=True)[1]
+    first, last = np.split(block, 2)
+    num_rows = np.bincount(first, minlength=int(block.max()) + 1)
+    order = np.random.default_rng(seed).permutation(len(num_rows))
+    before = np.cumsum(num_rows[order]) - num_rows[order]
+    is_valid = np.zeros(len(num_rows), dtype=bool)
     is_valid[order[before < valid_fraction * len(starts)]] = True
-    return np.flatnonzero(is_valid[block]), np.flatnonzero(~is_valid[block])
+    return np.flatnonzero(is_valid[first] & is_valid[last]), np.flatnonzero(~is_valid[first] & ~is_valid[last])
 
 
 def _check(num_rows: int, valid_fraction: float) -> None:
