@@ -96,43 +96,44 @@ def _unique(records: Iterator[Record], name: str) -> Iterator[Record]:
         yield record
 
 
-def _fasta(stream: BinaryIO, number: int, first: bytes, name: str, keep_case: bool) -> Iterator[Record]:
+def _fasta(stream: BinaryIO, line: int, first: bytes, name: str, keep_case: bool) -> Iterator[Record]:
     """Records of a stream that stands behind its first header line; works on blocks, not lines."""
-    parts: list[bytes] = []
-    held = first  # the last newline of a block is held until the next block shows whether a header follows it
-    at_end = False
+    header, body, newlines = first.rstrip(b"\n"), bytearray(), 0
+    held = b"\n" if first.endswith(b"\n") else b""  # waits for the next block, which may begin with a header
+    in_header, at_end = False, False
     while not at_end:
         block = stream.read(_BLOCK_BYTES)
         at_end = not block
         data, held = held + block, b""
         if data.endswith(b"\n") and not at_end:
             data, held = data[:-1], b"\n"
-        continued, *begun = data.split(b"\n>")
-        parts.append(continued)
-        for text in begun:
-            whole = b"".join(parts)
-            yield _record(whole, number, name, keep_case)
-            number += whole.count(b"\n") + 1
-            parts = [b">" + text]
-    yield _record(b"".join(parts), number, name, keep_case)
+        for i, piece in enumerate(data.split(b"\n>")):
+            if i > 0:
+                yield _record(header, body, line, name)
+                line += newlines + 1
+                header, body, newlines, in_header = b">", bytearray(), 0, True
+            text = piece
+            if in_header:
+                rest, end, text = piece.partition(b"\n")
+                header, in_header = header + rest, not end
+            body += _clean(text, line + newlines + piece.count(b"\n") - text.count(b"\n"), name, keep_case)
+            newlines += piece.count(b"\n")
+    yield _record(header, body, line, name)
 
 
-def _record(text: bytes, line: int, name: str, keep_case: bool) -> Record:
-    """The FASTA record with that text; `line` is where its header stands."""
-    header, _, body = text.partition(b"\n")
-    sequence = body.translate(None, b"\r\n")
-    if sequence.translate(None, SEQUENCE_LETTERS):
-        sequence = b"".join(_clean_lines(body, line, name))
+def _record(header: bytes, body: bytearray, line: int, name: str) -> Record:
     identifier, description = _split_header(header, line, name)
-    return Record(identifier, description, _to_array(sequence, keep_case), line=line)
+    return Record(identifier, description, np.frombuffer(body, np.uint8), line=line)
 
 
-def _clean_lines(body: bytes, line: int, name: str) -> Iterator[bytes]:
-    """The lines of a body without blanks at their ends; raises at the first letter that does not belong there."""
-    for number, text in enumerate(body.split(b"\n"), start=line + 1):
-        text = text.strip(_BLANKS)
-        _require_sequence(text, number, name)
-        yield text
+def _clean(text: bytes, line: int, name: str, keep_case: bool) -> bytes:
+    """Sequence text without line ends and blanks; `line` is where the text begins."""
+    letters = text.translate(None if keep_case else UPPER, _BLANKS)
+    wrong = letters.translate(None, SEQUENCE_LETTERS)
+    if wrong:
+        at = line + text.count(b"\n", 0, text.index(wrong[:1]))
+        raise InputError(f"{name}:{at}: {chr(wrong[0])!a} is no sequence letter")
+    return letters
 
 
 def _fastq(stream: BinaryIO, number: int, header: bytes, name: str, keep_case: bool) -> Iterator[Record]:
@@ -144,18 +145,18 @@ def _fastq(stream: BinaryIO, number: int, header: bytes, name: str, keep_case: b
             raise InputError(f"{name}:{number}: expected {expected}, found {found}")
         identifier, description = _split_header(header, number, name)
         sequence, plus, quality = (_next_line(lines, identifier, name) for _ in range(3))
-        _require_sequence(sequence, number + 1, name)
+        letters = _clean(sequence, number + 1, name, keep_case)
         if plus[:1] != b"+":
             raise InputError(
                 f"{name}:{number + 2}: expected the '+' line of record {identifier!r}; records have 4 lines"
             )
-        if len(quality) != len(sequence):
-            lengths = f"{len(quality)} quality characters for {len(sequence)} bases"
+        if len(quality) != len(letters):
+            lengths = f"{len(quality)} quality characters for {len(letters)} bases"
             raise InputError(f"{name}:{number + 3}: record {identifier!r} has {lengths}")
         scores = np.frombuffer(bytearray(quality), np.uint8) - np.uint8(33)
         if scores.size and scores.max() > 93:
             raise InputError(f"{name}:{number + 3}: record {identifier!r} has a quality character outside '!' to '~'")
-        yield Record(identifier, description, _to_array(sequence, keep_case), scores, line=number)
+        yield Record(identifier, description, np.frombuffer(bytearray(letters), np.uint8), scores, line=number)
         following = _next_header(lines)
         if following is None:
             return
@@ -180,15 +181,3 @@ def _split_header(header: bytes, line: int, name: str) -> tuple[str, str]:
     if not parts or text[0].isspace():
         raise InputError(f"{name}:{line}: the header has no name; write it directly behind {chr(header[0])!r}")
     return parts[0], parts[1] if len(parts) == 2 else ""
-
-
-def _require_sequence(text: bytes, line: int, name: str) -> None:
-    wrong = text.translate(None, SEQUENCE_LETTERS)
-    if wrong:
-        offset = text.index(wrong[:1])
-        found = ascii(chr(wrong[0]))
-        raise InputError(f"{name}:{line}: {found} at offset {offset} of the line is no sequence letter")
-
-
-def _to_array(sequence: bytes, keep_case: bool) -> Sequence:
-    return np.frombuffer(bytearray(sequence if keep_case else sequence.translate(UPPER)), np.uint8)
