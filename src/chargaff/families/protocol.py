@@ -69,6 +69,8 @@ class Family:
     """(config, backbone) -> head; ties weights itself."""
     objective: Literal["masked", "causal", "none"] = "none"
     """What the language-model head was trained for."""
+    strands: Callable[[Any], str] = lambda config: "forward-only"
+    """config -> what the model does about the two strands by construction: "equivariant" or "forward-only"."""
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     """"hub" | "lightning" | "jax" | ..."""
     recognises: Callable[[Mapping[str, Any]], bool] = lambda published: False

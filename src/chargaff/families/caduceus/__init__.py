@@ -11,6 +11,12 @@ from chargaff.tokenizers.char import CharTokenizer
 
 _TINY: Mapping[str, Any] = {"d_model": 16, "n_layer": 3, "vocab_size": 12, "residual_in_fp32": False}
 
+
+def _recognises(published: Mapping[str, Any]) -> bool:
+    """Hub files name the model type; the training framework's do not, but these two keys occur nowhere else."""
+    return published.get("model_type") == "caduceus" or {"rcps", "bidirectional_strategy"} <= set(published)
+
+
 FAMILY = Family(
     config=CaduceusConfig,
     backbone=Caduceus,
@@ -18,8 +24,9 @@ FAMILY = Family(
     init=init_weights,
     lm_head=make_lm_head,
     objective="masked",
+    strands=lambda config: "equivariant" if config.rcps else "forward-only",
     layouts=LAYOUTS,
-    recognises=lambda published: published.get("model_type") == "caduceus",
+    recognises=_recognises,
     published_files=published_files,
     tiny={
         "ph": {**_TINY, "rcps": False},
