@@ -76,8 +76,9 @@ def iter_table(
     Args:
         path: file, or '-' for standard input (then `format` is needed). CSV, TSV and JSON lines may be compressed.
         columns: the ones to read, in this order; all by default.
-        types: column -> type for text formats; columns that are not there do not matter. Columns of sequences or names belong here as "text": without it a
-            column of digits becomes numbers; a type that is not given is guessed from the first batch.
+        types: column -> type; a name that is no column does not matter. Columns of sequences or names belong here as
+            "text": without it a CSV column of digits becomes numbers. A type that is not given is the file's own, or
+            guessed from the first batch.
         names: column names of a CSV or TSV file without a header line.
         format: if the name does not tell.
 
@@ -88,13 +89,22 @@ def iter_table(
         _require_columns(path, available, columns or ())
         wanted = list(columns) if columns is not None else list(available)
         for batch in batches:
-            yield batch.select(wanted)
+            yield _typed(batch.select(wanted), types or {})
 
 
 def column_names(path: str | os.PathLike[str], *, format: Format | None = None) -> tuple[str, ...]:
     """Names of a table's columns, in file order."""
     with _open_table(path, None, {}, None, format) as (available, _):
         return tuple(available)
+
+
+def _typed(batch: "pa.RecordBatch", types: Mapping[str, ColumnType]) -> "pa.RecordBatch":
+    import pyarrow as pa
+
+    fields = [
+        field.with_type(_arrow_type(types[field.name])) if field.name in types else field for field in batch.schema
+    ]
+    return batch.cast(pa.schema(fields))
 
 
 @contextmanager
@@ -217,11 +227,19 @@ def _object_batches(
     while rows:
         columns = []
         for column in names:
-            array = _column([(line, row.get(column)) for line, row in rows], fixed[column], f"column {column!r}", name)
+            cells = [(line, row.get(column)) for line, row in rows]
+            if types.get(column) == "text":
+                cells = [(line, _text(value)) for line, value in cells]
+            array = _column(cells, fixed[column], f"column {column!r}", name)
             fixed[column] = fixed[column] or (None if array.type == pa.null() else array.type)
             columns.append(array)
         yield pa.RecordBatch.from_arrays(columns, names=list(names))
         rows = list(itertools.islice(following, _BATCH_ROWS))
+
+
+def _text(value: Any) -> str | None:
+    """A JSON value as text: strings as they are, numbers as they are written."""
+    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 def _column(cells: list[tuple[int, Any]], kind: "pa.DataType | None", what: str, name: str) -> "pa.Array":
