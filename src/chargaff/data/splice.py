@@ -20,6 +20,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from chargaff.data.leakage import first_occurrence, strandless_keys
 from chargaff.errors import ConfigError, InputError
 from chargaff.seq.alphabet import BASE_CODE, Sequence, reverse_complement, translate, upper
 from chargaff.seq.interval import Interval, Strand
@@ -243,21 +244,12 @@ def _join(parts: list[SpliceWindows]) -> SpliceWindows:
     return SpliceWindows(*(np.concatenate(column) for column in zip(*fields, strict=True)))
 
 
-def _distinct(windows: SpliceWindows, counts: dict[str, int]) -> NDArray[np.int64]:
-    """The first row of each group with the same bases, unless the group holds several classes."""
-    first: dict[bytes, int] = {}
-    conflicting: set[bytes] = set()
-    for row, key in enumerate(strandless_keys(windows.sequence)):
-        earlier = first.setdefault(key, row)
-        if earlier != row:
-            counts["duplicate"] += 1
-            if windows.label[earlier] != windows.label[row]:
-                conflicting.add(key)
-    counts["conflict"] = len(conflicting)
-    return np.array([row for key, row in first.items() if key not in conflicting], dtype=np.int64)
-
-
-def strandless_keys(sequences: Sequence) -> list[bytes]:
-    """For each row of [n, L] the alphabetically smaller of the sequence and its reverse complement."""
-    other = reverse_complement(sequences)
-    return [min(a.tobytes(), b.tobytes()) for a, b in zip(sequences, other, strict=True)]
+def _distinct(windows: SpliceWindows, counts: dict[str, int]) -> NDArray[np.bool_]:
+    """[n] True for the first window of each group with the same bases, unless the group holds several classes."""
+    first = first_occurrence(strandless_keys(windows.sequence))
+    is_first: NDArray[np.bool_] = first == np.arange(len(first))
+    is_conflict = np.zeros(len(first), dtype=bool)
+    is_conflict[first[windows.label != windows.label[first]]] = True
+    counts["duplicate"] = int((~is_first).sum())
+    counts["conflict"] = int(is_conflict.sum())
+    return is_first & ~is_conflict
