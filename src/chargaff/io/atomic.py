@@ -34,7 +34,7 @@ def publish(destination: str | os.PathLike[str], *, overwrite: bool = False) -> 
         InputError: the destination exists, another process is writing it, or it cannot be written (full disk).
     """
     destination = Path(destination)
-    with output_errors(destination), _claim(destination):
+    with output_errors(destination), claim(destination):
         if os.path.lexists(destination) and not overwrite:
             raise InputError(f"{destination}: exists already; choose another path or allow overwriting")
         part = destination.parent / f".{destination.name}.part"
@@ -93,7 +93,7 @@ def remove_stale_parts(folder: str | os.PathLike[str]) -> list[Path]:
     removed = []
     for part in sorted(Path(folder).glob(".*.part")):
         destination = part.parent / part.name.removeprefix(".").removesuffix(".part")
-        with contextlib.suppress(InputError), _claim(destination):
+        with contextlib.suppress(InputError), claim(destination):
             _remove(part)
             removed.append(part)
     return removed
@@ -114,8 +114,11 @@ def output_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _claim(destination: Path) -> Iterator[None]:
-    """Hold the lock of a destination. The kernel drops it when its process dies, so a left-over file is no lock."""
+def claim(destination: Path) -> Iterator[None]:
+    """Hold the lock of a destination; an InputError if another process (or thread) holds it.
+
+    The kernel drops the lock when its process dies: a file left over is no lock.
+    """
     destination.parent.mkdir(parents=True, exist_ok=True)
     path = destination.parent / f".{destination.name}.lock"
     handle = _lock(path, destination)
