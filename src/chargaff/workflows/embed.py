@@ -1,0 +1,258 @@
+"""Embeddings of sequences: one vector a record, or one a base."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from chargaff import __version__
+from chargaff.errors import ConfigError
+from chargaff.families.protocol import Backbone
+from chargaff.hub.load import load
+from chargaff.model import Model
+from chargaff.nn.pooling import POOLINGS
+from chargaff.workflows.cost import Cost, estimate_inference
+from chargaff.workflows.provenance import hash_weights, provenance
+from chargaff.workflows.sequences import Inspection, Rejected, Sequences, as_sequences, inspect, read_sequences
+from chargaff.workflows.windows import Plan, Reading, combine_windows, make_plan, needs_second_pass, run_plan
+
+_LOG = logging.getLogger(__name__)
+
+Source = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """What to compute; None takes what the checkpoint says."""
+
+    pooling: str | None = None
+    """mean, mean-all, max, first, last, cls, or none for one vector a base (see `nn.pooling.pool`)."""
+    layer: int | None = None
+    """None: final states; k: the residual stream after block k (0: the embedding)."""
+    strands: Literal["forward", "both"] | None = None
+    """"both" averages the two strands; None: both for equivariant models, else forward."""
+    window_bp: int | None = None
+    """Records longer than this are read in windows; None: the checkpoint's context."""
+    overlap_bp: int = 0
+    """Bases that neighbouring windows share; each keeps the half that lies deeper inside it."""
+    special_tokens: bool | None = None
+    """Add the tokenizer's special tokens to every window; None: only for the poolings that need them."""
+    n_as_pad: bool = False
+    """Show N to the model as its pad token, as the pre-training of Caduceus and HyenaDNA did."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products; results are always float32."""
+    batch_tokens: int = 65_536
+    """Most tokens read at once; a longer window is read alone."""
+    max_unknown: float = 0.05
+    """A record with a larger share of letters other than A, C, G, T, N is rejected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Vectors in the order of the input."""
+
+    ids: tuple[str, ...]
+    length_bp: NDArray[np.int64]
+    """[R]"""
+    vectors: NDArray[np.float32]
+    """[R, D]; for pooling "none" [total bases, D], record r at rows offset_bp[r] to offset_bp[r + 1]."""
+    offset_bp: NDArray[np.int64]
+    """[R + 1]"""
+    rejected: tuple[Rejected, ...]
+    """Records that were left out."""
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedJob:
+    """Everything fixed before the first batch is computed."""
+
+    model: Model
+    sequences: Sequences
+    inspection: Inspection
+    reading: Reading
+    plan: Plan
+    source: str | None
+    """The file that was read; None for sequences from memory or standard input."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(self.sequences.ids[row] for row in self.plan.rows)
+
+    @property
+    def length_bp(self) -> NDArray[np.int64]:
+        return np.diff(self.plan.offset_bp)
+
+    @property
+    def width(self) -> int:
+        return int(cast(Any, self.model.backbone).width)
+
+    @property
+    def store_shape(self) -> tuple[int, int]:
+        """Rows and columns that the batches fill."""
+        if self.reading.pooling == "none":
+            return int(self.plan.offset_bp[-1]), self.width
+        return len(self.plan.windows), self.reading.num_strand_rows * self.width
+
+    def describe(self) -> str:
+        """The plan in words."""
+        counts = f"{len(self.plan.windows):,} windows, {len(self.plan.batches):,} batches"
+        return f"{len(self.plan.rows):,} records ({self.inspection.letters}), {counts}"
+
+    def cost(self) -> Cost:
+        """Estimated time and memory; runs the model on a short random sequence."""
+        passes = 2 if needs_second_pass(self.model, self.reading) else 1
+        dtype = torch.bfloat16 if self.reading.dtype == "bfloat16" else None
+        return estimate_inference(self.model, self.plan.work(passes), dtype=dtype)
+
+    def key(self) -> str:
+        """Identifies everything the numbers follow from: equal keys, equal results."""
+        facts = {
+            "weights": hash_weights(self.model),
+            "records": self.inspection.sha256,
+            "reading": asdict(self.reading),
+            "device": self.model.device.type,
+            "versions": [__version__, torch.__version__],
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def provenance(self) -> dict[str, Any]:
+        """What goes into the output."""
+        letters = asdict(self.inspection.letters)
+        records = {"records": len(self.plan.rows), "sha256": self.inspection.sha256, **letters}
+        files = [] if self.source is None else [self.source]
+        return provenance(self.model, inputs=[*files, records], options=asdict(self.reading))
+
+
+def embed(
+    model: Model | str | os.PathLike[str],
+    source: Source,
+    options: EmbedOptions | None = None,
+    *,
+    genome: str | os.PathLike[str] | None = None,
+    column: str | None = None,
+    num_workers: int = 1,
+) -> Embeddings:
+    """Vectors of sequences, in memory.
+
+    Args:
+        model: a loaded model, or the name or path of one.
+        source: a file (FASTA, FASTQ, BED with `genome`, table with `column`), or sequences as name -> sequence or in
+            a row; each a str, bytes or uint8 array.
+        genome: FASTA file that a BED file refers to.
+        column: of a table: where the sequences are.
+        num_workers: threads that read and tokenise ahead; changes no number.
+
+    Raises:
+        InputError: malformed input, or no record that can be read.
+        ConfigError: an option that does not fit the model or the input.
+    """
+    job = plan_embedding(model, source, options, genome=genome, column=column)
+    rows = _MemoryRows(*job.store_shape)
+    run_plan(job.model, job.sequences, job.plan, job.reading, rows, num_workers=num_workers)
+    vectors = rows.values if job.reading.pooling == "none" else _combine(job, rows.read, slice(0, len(job.plan.rows)))
+    return Embeddings(job.ids, job.length_bp, vectors, job.plan.offset_bp, job.inspection.rejected, job.provenance())
+
+
+def plan_embedding(
+    model: Model | str | os.PathLike[str],
+    source: Source,
+    options: EmbedOptions | None = None,
+    *,
+    genome: str | os.PathLike[str] | None = None,
+    column: str | None = None,
+    device: str = "auto",
+) -> EmbedJob:
+    """Reads and checks the input, and plans the windows; arguments and errors as `embed`.
+
+    Args:
+        device: where a model given by name is put.
+    """
+    is_file = isinstance(source, str | os.PathLike)
+    if is_file:
+        sequences = read_sequences(cast(str, source), genome=genome, column=column)
+    else:
+        sequences = as_sequences(cast(Any, source))
+    options = options or EmbedOptions()
+    if not isinstance(model, Model):
+        model = load(model, device=device)
+    allow_n = cast(Backbone, model.backbone).rule.n_bases != "forbidden"
+    inspection = inspect(sequences, max_unknown=options.max_unknown, allow_n=allow_n)
+    reading = resolve_reading(model, options, int(sequences.length_bp[inspection.accepted].max()))
+    plan = make_plan(model, sequences, inspection.accepted, reading)
+    file = str(source) if is_file and source != "-" else None
+    return EmbedJob(model, sequences, inspection, reading, plan, file)
+
+
+def resolve_reading(model: Model, options: EmbedOptions, longest_bp: int) -> Reading:
+    """The options with every None replaced by what the checkpoint says.
+
+    Args:
+        longest_bp: of the records; the window where neither the options nor the checkpoint give one.
+
+    Raises:
+        ConfigError: an option that the model cannot follow.
+    """
+    pooling = options.pooling or model.spec.pooling
+    if pooling not in POOLINGS:
+        raise ConfigError(f"pool: expected one of {', '.join(POOLINGS)}, got {pooling!r}")
+    strands = options.strands or ("both" if model.spec.strands == "equivariant" else "forward")
+    if strands not in ("forward", "both"):
+        raise ConfigError(f"strands: expected forward or both, got {strands!r}")
+    if options.batch_tokens < 1:
+        raise ConfigError(f"batch-tokens: expected at least 1, got {options.batch_tokens}")
+    if not 0 <= options.max_unknown <= 1:
+        raise ConfigError(f"max-unknown: expected a share from 0 to 1, got {options.max_unknown}")
+    if options.layer is not None:
+        _require_layer(model, options.layer)
+    needs_special = pooling in ("cls", "mean-all")
+    return Reading(
+        pooling=pooling,
+        layer=options.layer,
+        strands=strands,
+        window_bp=options.window_bp or model.spec.context_bp or longest_bp,
+        overlap_bp=options.overlap_bp,
+        special_tokens=needs_special if options.special_tokens is None else options.special_tokens,
+        n_as_pad=options.n_as_pad,
+        dtype=options.dtype,
+        batch_tokens=options.batch_tokens,
+    )
+
+
+def _require_layer(model: Model, layer: int) -> None:
+    blocks = getattr(model.backbone, "blocks", None)
+    if blocks is None:
+        raise ConfigError(f"layer: {model.spec.family} gives its final states only")
+    if not 0 <= layer <= len(blocks):
+        raise ConfigError(f"layer: expected 0 (the embedding) to {len(blocks)} (the last block) or 'last', got {layer}")
+
+
+class _MemoryRows:
+    """Results kept in memory."""
+
+    def __init__(self, num_rows: int, width: int) -> None:
+        self.done: set[int] = set()
+        self.values = np.zeros((num_rows, width), np.float32)
+
+    def write(self, batch: int, first_rows: Iterable[int], values: Iterable[NDArray[np.float32]]) -> None:
+        for first, piece in zip(first_rows, values, strict=True):
+            self.values[first : first + len(piece)] = piece
+
+    def read(self, first: int, stop: int) -> NDArray[np.float32]:
+        return self.values[first:stop]
+
+
+def _combine(job: EmbedJob, read: Callable[[int, int], NDArray[np.float32]], records: slice) -> NDArray[np.float32]:
+    """[n, D] vectors of these records."""
+    begin, end = np.searchsorted(job.plan.windows.record, [records.start, records.stop])
+    values = read(int(begin), int(end)).reshape(end - begin, job.reading.num_strand_rows, job.width)
+    return combine_windows(values, job.plan, records, job.reading.pooling)

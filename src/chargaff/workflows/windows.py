@@ -1,0 +1,394 @@
+"""Reading many sequences with a model: windows, batches, states of one or both strands, pooled or per base.
+
+The plan is fixed before anything is computed and depends on lengths and options only, so the number of workers cannot
+change a result.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from chargaff.data.windows import WindowPlan, plan_batches, plan_windows
+from chargaff.errors import BackendError, ConfigError
+from chargaff.families.protocol import Backbone, InputRule
+from chargaff.model import Model
+from chargaff.nn.encoded import Encoded
+from chargaff.nn.pooling import pool_strands
+from chargaff.seq.alphabet import upper
+from chargaff.tokenizers.char import CharTokenizer
+from chargaff.tokenizers.protocol import Tokenizer
+from chargaff.workflows.cost import Workload, autocast
+from chargaff.workflows.sequences import Sequences
+
+_LOG = logging.getLogger(__name__)
+
+QUEUED_BATCHES = 4
+"""Results that may wait for the writer; bounds the memory they take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Everything that decides what number comes out for a sequence, besides the model."""
+
+    pooling: str
+    """See `nn.pooling.pool`; "none" gives one row a base."""
+    layer: int | None
+    """None: after the final norm; k: the residual stream after block k (0: the embedding)."""
+    strands: Literal["forward", "both"]
+    """"both" averages the two strands' views, in forward coordinates."""
+    window_bp: int
+    """Longest piece the model reads at once."""
+    overlap_bp: int
+    """Bases that neighbouring windows of a record share; each keeps the half that lies deeper inside it."""
+    special_tokens: bool
+    """Whether the tokenizer adds its special tokens to every window."""
+    n_as_pad: bool
+    """Whether N is shown to the model as the pad token."""
+    dtype: Literal["float32", "bfloat16"]
+    """Of matrix products; results are float32."""
+    batch_tokens: int
+    """Most tokens in a batch; a single longer window is a batch of its own."""
+
+    @property
+    def num_strand_rows(self) -> int:
+        """Rows kept per window: 2 where the strands may pick their values from different windows of a record."""
+        return 2 if self.strands == "both" and self.pooling in ("first", "last", "max") else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Windows over records, and the batches they are read in."""
+
+    rows: NDArray[np.int64]
+    """[R] row of each record in its `Sequences`."""
+    windows: WindowPlan
+    num_tokens: NDArray[np.int64]
+    """[W]"""
+    batches: list[NDArray[np.int64]]
+    """Window numbers of each batch."""
+    offset_bp: NDArray[np.int64]
+    """[R + 1] where each record begins when all bases are counted through."""
+
+    def work(self, passes: int = 1) -> list[Workload]:
+        """What there is to compute, if the model reads every batch `passes` times."""
+        return [Workload(len(batch), int(self.num_tokens[batch].max()), passes) for batch in self.batches]
+
+
+@dataclass(slots=True)
+class WindowBatch:
+    """Tokens of some windows, on the host."""
+
+    windows: NDArray[np.int64]
+    """[B] their numbers."""
+    tokens: Tensor
+    """[B, T]"""
+    mask: Tensor | None
+    """[B, T] True where not padding; None without padding."""
+    weight: NDArray[np.int64]
+    """[B, T] what each position counts in pooling: its bases in the window's kept part; for "mean-all" 1 for every
+    token there and every special token."""
+
+
+class RowSink(Protocol):
+    """Where results go; `io.row_store.RowStore` is one."""
+
+    done: set[int]
+
+    def write(self, batch: int, first_rows: Iterable[int], values: Iterable[NDArray[np.float32]]) -> None: ...
+
+
+def make_plan(model: Model, sequences: Sequences, rows: NDArray[np.int64], reading: Reading) -> Plan:
+    """The windows and batches for these rows of `sequences`.
+
+    Raises:
+        ConfigError: the model takes inputs of special lengths only.
+    """
+    rule = cast(Backbone, model.backbone).rule
+    if rule.fixed_bp is not None or rule.multiple_of != 1:
+        raise ConfigError(f"{model.spec.family}: models with a fixed input length or step are not supported here")
+    length_bp = sequences.length_bp[rows]
+    windows = plan_windows(length_bp, reading.window_bp, reading.overlap_bp)
+    tokenizer = reading_tokenizer(model, reading)
+    if tokenizer.complement is not None:
+        num_special = len(tokenizer.encode(np.zeros(0, np.uint8), special=reading.special_tokens))
+        num_tokens = windows.length_bp + num_special
+    else:
+        found = (_encode(tokenizer, sequences, rows, windows, window, reading) for window in range(len(windows)))
+        num_tokens = np.fromiter((len(ids) for ids in found), np.int64, len(windows))
+    longest = int(num_tokens.max())
+    if rule.max_tokens is not None and longest > rule.max_tokens:
+        raise ConfigError(f"window-bp: windows have up to {longest:,} tokens, the model takes {rule.max_tokens:,}")
+    batches = plan_batches(num_tokens, _batch_rule(model, reading), reading.batch_tokens)
+    return Plan(rows, windows, num_tokens, batches, np.concatenate([[0], np.cumsum(length_bp)]))
+
+
+def reading_tokenizer(model: Model, reading: Reading) -> Tokenizer:
+    """The model's tokenizer with the options of `reading`."""
+    if not reading.n_as_pad:
+        return model.tokenizer
+    if not isinstance(model.tokenizer, CharTokenizer):
+        raise ConfigError(f"n-as-pad: {model.spec.family} has no token for a single N")
+    return replace(model.tokenizer, n_as_pad=True)
+
+
+def needs_second_pass(model: Model, reading: Reading) -> bool:
+    """Whether the other strand has to be read separately; models that are equivariant by construction give both."""
+    return reading.strands == "both" and model.spec.strands != "equivariant"
+
+
+def run_plan(
+    model: Model,
+    sequences: Sequences,
+    plan: Plan,
+    reading: Reading,
+    sink: RowSink,
+    *,
+    num_workers: int = 1,
+    on_progress: Callable[[int], None] = lambda tokens: None,
+) -> None:
+    """Computes every batch that `sink` does not have yet and writes it there, in the background.
+
+    A batch that does not fit in memory is halved, and so are the following ones.
+
+    Args:
+        num_workers: threads that read and tokenise ahead.
+        on_progress: called with the tokens of each batch that was handed to the sink.
+    """
+    todo = [number for number in range(len(plan.batches)) if number not in sink.done]
+    prepare = partial(prepare_batch, reading_tokenizer(model, reading), sequences, plan, reading)
+    read = partial(read_batch, model, reading=reading)
+    halving = _Halving()
+    with (
+        evaluating(model),
+        _in_background(QUEUED_BATCHES) as submit,
+        closing(_ahead(prepare, todo, num_workers)) as batches,
+    ):
+        for number, batch in zip(todo, batches, strict=True):
+            results = halving.run(read, batch)
+            submit(partial(_write, sink, number, plan, reading, batch, results))
+            on_progress(batch.tokens.numel())
+
+
+def prepare_batch(tokenizer: Tokenizer, sequences: Sequences, plan: Plan, reading: Reading, number: int) -> WindowBatch:
+    """Reads and tokenises the windows of batch `number`; padding goes to the right."""
+    windows = plan.batches[number]
+    shape = len(windows), int(plan.num_tokens[windows].max())
+    rows = [_encode(tokenizer, sequences, plan.rows, plan.windows, window, reading) for window in windows]
+    tokens = np.full(shape, tokenizer.pad_id, rows[0].dtype)
+    weight = np.zeros(shape, np.int64)
+    for i, (window, ids) in enumerate(zip(windows, rows, strict=True)):
+        tokens[i, : len(ids)] = ids
+        covered = tokenizer.token_bp[ids].astype(np.int64)
+        end = np.cumsum(covered)
+        keep_start, keep_stop = plan.windows.keep_start_bp[window], plan.windows.keep_stop_bp[window]
+        kept = np.clip(np.minimum(end, keep_stop) - np.maximum(end - covered, keep_start), 0, None)
+        weight[i, : len(ids)] = (kept > 0) | (covered == 0) if reading.pooling == "mean-all" else kept
+    mask = np.arange(shape[1]) < plan.num_tokens[windows][:, None]
+    return WindowBatch(windows, torch.from_numpy(tokens), None if mask.all() else torch.from_numpy(mask), weight)
+
+
+@torch.inference_mode()
+def read_batch(model: Model, batch: WindowBatch, *, reading: Reading) -> Tensor:
+    """[B, S, D] float32 pooled states with S = reading.num_strand_rows, or [B, T, D] for pooling "none"."""
+    tokens = batch.tokens.to(model.device, non_blocking=True)
+    mask = None if batch.mask is None else batch.mask.to(model.device, non_blocking=True)
+    dtype = torch.bfloat16 if reading.dtype == "bfloat16" else None
+    with autocast(model.device, dtype):
+        encoded = _read_strands(model, tokens, mask, reading)
+    parts = pool_strands(encoded, _pool_weight(batch, reading, model.device), reading.pooling)
+    if reading.num_strand_rows == 2:
+        return torch.stack(parts, 1)
+    mean = parts[0] if len(parts) == 1 else (parts[0] + parts[1]) / 2
+    return mean if reading.pooling == "none" else mean.unsqueeze(1)
+
+
+def combine_windows(values: NDArray[np.float32], plan: Plan, record: slice, pooling: str) -> NDArray[np.float32]:
+    """One vector a record from those of its windows.
+
+    "mean", "mean-all" and "cls" average, weighted by the bases each window keeps. The others pick on each strand, the
+    largest value or that of the window at the strand's end, and then average the strands.
+
+    Args:
+        values: [W, S, D] of all windows of these records.
+        record: which records of the plan.
+
+    Returns:
+        [R, D] float32, summed in float64.
+    """
+    begin, end = np.searchsorted(plan.windows.record, [record.start, record.stop])
+    first = np.searchsorted(plan.windows.record, np.arange(record.start, record.stop)) - begin
+    last = np.append(first[1:], end - begin) - 1
+    if pooling in ("first", "last"):
+        at_end = (first, last) if pooling == "first" else (last, first)  # the other strand begins at our end
+        picked = np.stack([values[at_end[strand], strand] for strand in range(values.shape[1])], 1)
+    elif pooling == "max":
+        picked = np.maximum.reduceat(values, first, axis=0)
+    else:
+        weight = plan.windows.weight_bp[begin:end, None, None].astype(np.float64)
+        picked = np.add.reduceat(values * weight, first, axis=0) / np.add.reduceat(weight, first, axis=0)
+    mean: NDArray[np.float64] = picked.mean(1, dtype=np.float64)  # of the strands
+    return mean.astype(np.float32)
+
+
+def _read_strands(model: Model, tokens: Tensor, mask: Tensor | None, reading: Reading) -> Encoded:
+    """Float32 states of the strands asked for, both in forward coordinates."""
+    taps = () if reading.layer is None else (f"layer.{reading.layer}",)
+    forward, other = _views(model, model.encode(tokens, mask, taps=taps), reading.layer)
+    if reading.strands == "forward":
+        return Encoded(forward.float())
+    if other is None:
+        flipped = None if mask is None else mask.flip(1)
+        again, _ = _views(model, model.encode(model.reverse_complement(tokens), flipped, taps=taps), reading.layer)
+        other = again.flip(1)
+    return Encoded(forward.float(), other.float())
+
+
+def _views(model: Model, encoded: Encoded, layer: int | None) -> tuple[Tensor, Tensor | None]:
+    """States of the forward strand, and of the other one where the model gives both; forward coordinates."""
+    if layer is None:
+        return encoded.hidden, encoded.hidden_rc
+    tap = encoded.taps[f"layer.{layer}"]
+    if encoded.hidden_rc is None:
+        return tap, None
+    first, second = tap.chunk(2, -1)  # two-strand models keep the other strand's channels reversed here
+    return first, second.flip(-1)
+
+
+def _pool_weight(batch: WindowBatch, reading: Reading, device: torch.device) -> Tensor | None:
+    """[B, T] float32, or None if all positions count the same."""
+    if reading.pooling in ("none", "cls") or (batch.weight == 1).all():
+        return None
+    return torch.from_numpy(batch.weight.astype(np.float32)).to(device)
+
+
+def _encode(
+    tokenizer: Tokenizer,
+    sequences: Sequences,
+    rows: NDArray[np.int64],
+    windows: WindowPlan,
+    window: int,
+    reading: Reading,
+) -> NDArray[Any]:
+    """[T] ids of one window."""
+    start, length = int(windows.start_bp[window]), int(windows.length_bp[window])
+    letters = sequences.fetch(int(rows[windows.record[window]]), start, start + length)
+    return tokenizer.encode(upper(letters), special=reading.special_tokens)
+
+
+def _batch_rule(model: Model, reading: Reading) -> InputRule:
+    """The model's rule; read from the other end, right padding would come first, which causal models do not allow."""
+    rule = cast(Backbone, model.backbone).rule
+    if rule.padding == "causal" and needs_second_pass(model, reading):
+        return replace(rule, padding="never")
+    return rule
+
+
+def _write(sink: RowSink, number: int, plan: Plan, reading: Reading, batch: WindowBatch, results: Tensor) -> None:
+    values = results.cpu().numpy()
+    if reading.pooling == "none":
+        columns = np.arange(values.shape[1])
+        first = plan.offset_bp[plan.windows.record] + plan.windows.start_bp + plan.windows.keep_start_bp
+        pieces = [row[np.repeat(columns, weight)] for row, weight in zip(values, batch.weight, strict=True)]
+        sink.write(number, first[batch.windows], pieces)
+        return
+    cuts = np.flatnonzero(np.diff(batch.windows) != 1) + 1
+    begins = batch.windows[np.concatenate([[0], cuts])]
+    sink.write(number, begins, np.split(values.reshape(len(values), -1), cuts))
+
+
+class _Halving:
+    """Runs batches, in smaller pieces once one did not fit in memory."""
+
+    def __init__(self) -> None:
+        self._most_tokens: int | None = None
+
+    def run(self, read: Callable[[WindowBatch], Tensor], batch: WindowBatch) -> Tensor:
+        is_single = len(batch.windows) == 1
+        if self._most_tokens is None or batch.tokens.numel() <= self._most_tokens or is_single:
+            try:
+                return read(batch)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                reason = str(error).partition("\n")[0]
+            if is_single:
+                raise BackendError(
+                    f"one window of {batch.tokens.shape[1]:,} tokens does not fit in memory ({reason}); "
+                    "use a smaller --window-bp, --dtype bfloat16, or another --device"
+                )
+            self._most_tokens = batch.tokens.numel() // 2
+            _LOG.warning("out of memory: going on with batches of at most %s tokens", f"{self._most_tokens:,}")
+        middle = len(batch.windows) // 2
+        return torch.cat(
+            [self.run(read, _part(batch, slice(middle))), self.run(read, _part(batch, slice(middle, None)))]
+        )
+
+
+def _part(batch: WindowBatch, rows: slice) -> WindowBatch:
+    mask = None if batch.mask is None else batch.mask[rows]
+    return WindowBatch(batch.windows[rows], batch.tokens[rows], mask, batch.weight[rows])
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Of a GPU or of the machine; torch has no class for the latter."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """The model in evaluation mode; every module is put back on exit."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in before:
+            module.training = was_training
+
+
+@contextmanager
+def _in_background(depth: int) -> Iterator[Callable[[Callable[[], None]], None]]:
+    """A function that has jobs done in order by one thread and waits while `depth` of them are not done."""
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1) as executor:
+
+        def submit(job: Callable[[], None]) -> None:
+            while len(waiting) >= depth:
+                waiting.popleft().result()
+            waiting.append(executor.submit(job))
+
+        yield submit
+        while waiting:
+            waiting.popleft().result()
+
+
+def _ahead(
+    prepare: Callable[[int], WindowBatch], numbers: Iterable[int], num_workers: int
+) -> Generator[WindowBatch, None, None]:
+    """prepare(number) for each number, in order, some of them before they are asked for."""
+    if num_workers == 0:
+        yield from map(prepare, numbers)
+        return
+    waiting: deque[Future[WindowBatch]] = deque()
+    with ThreadPoolExecutor(num_workers) as executor:
+        try:
+            for number in numbers:
+                waiting.append(executor.submit(prepare, number))
+                if len(waiting) > num_workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            executor.shutdown(cancel_futures=True)
