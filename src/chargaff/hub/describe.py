@@ -1,0 +1,166 @@
+"""The files of a checkpoint -> what they say about the model."""
+
+import difflib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from chargaff.errors import CheckpointError, ConfigError
+from chargaff.families import get_family, list_families
+from chargaff.families.protocol import Family
+from chargaff.hub.catalog import Checkpoint
+from chargaff.hub.files import CONFIG_FILES, LocalFiles
+from chargaff.hub.manifest import MANIFEST, parse_spec, parse_tokenizer, read_json
+from chargaff.model import ModelSpec
+from chargaff.tokenizers.protocol import Tokenizer
+
+_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+_LONGEST_BP = 10**9
+"""A larger `model_max_length` means that there is no limit."""
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a checkpoint says about itself."""
+
+    spec: ModelSpec
+    """Its head is "" where only the tensors tell."""
+    layout: str | None
+    """Key of the family's layouts; None: our own names."""
+    tokenizer: Tokenizer
+    sums: Mapping[str, str] = field(default_factory=dict)
+    """Weight files -> sha256, as far as recorded beside them."""
+
+
+def describe(files: LocalFiles, overrides: Mapping[str, Any]) -> Description:
+    """Family, config, layout and facts of a checkpoint.
+
+    Args:
+        overrides: config keys that replace the published ones.
+
+    Raises:
+        CheckpointError: no description, one of no known family, or one that contradicts itself.
+        ConfigError: an unknown key in `overrides`.
+    """
+    if files.config is not None and files.config.name == MANIFEST:
+        content = read_json(files.config)
+        spec = parse_spec(files.config, content, files.name, overrides)
+        tokenizer = get_family(spec.family).tokenizer(spec.config)
+        tokenizer = parse_tokenizer(files.config, content.get("tokenizer"), tokenizer)
+        return Description(spec, None, tokenizer, content.get("files") or {})
+    if files.config is None and files.checkpoint is None:
+        raise CheckpointError(
+            f"{files.weights}: no {', '.join(CONFIG_FILES)} says what these weights are; put the published config.json "
+            "beside them"
+        )
+    published = {} if files.config is None else _published_values(read_json(files.config))
+    if files.checkpoint is not None:
+        return _describe_row(files, files.checkpoint, published, overrides)
+    name, family = _recognise(published, files)
+    config = _parse(family, published, overrides, str(files.config))
+    tokenizer, context_bp = _published_tokenizer(files, family.tokenizer(config))
+    spec = ModelSpec(
+        name,
+        config,
+        head="",
+        name=files.name,
+        labels=_labels(published),
+        context_bp=context_bp,
+        strands=family.strands(config),
+        notes={"commit": files.commit} if files.commit else {},
+    )
+    is_training = files.weights.suffix == ".ckpt" and "lightning" in family.layouts
+    return Description(spec, "lightning" if is_training else "hub", tokenizer)
+
+
+def _describe_row(
+    files: LocalFiles, row: Checkpoint, published: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> Description:
+    family = get_family(row.family)
+    config = _parse(family, published or row.config, overrides, str(files.config or row.name))
+    stated = family.config.from_json(row.config)  # type: ignore[attr-defined]
+    differing = [key for key in row.config if key not in overrides and getattr(config, key) != getattr(stated, key)]
+    if differing:
+        _LOG.warning("%s: its config.json differs from the catalogue in %s and is followed", row.name, differing)
+    tokenizer, _ = _published_tokenizer(files, family.tokenizer(config))
+    spec = ModelSpec(
+        row.family,
+        config,
+        head=row.head,
+        name=row.name,
+        labels=row.labels,
+        context_bp=row.context_bp,
+        pooling=row.pooling,
+        strands=family.strands(config) if overrides else row.strands,
+        licence=row.licence,
+        paper=row.paper,
+        notes={"commit": files.commit} if files.commit else {},
+    )
+    return Description(spec, row.layout, tokenizer)
+
+
+def _published_values(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The model's keys: the whole file, or below "config" or "model.config" in files of the training framework."""
+    model = content.get("model")
+    for inner in (content.get("config"), model.get("config") if isinstance(model, Mapping) else None):
+        if isinstance(inner, Mapping):
+            return inner
+    return content
+
+
+def _recognise(published: Mapping[str, Any], files: LocalFiles) -> tuple[str, Family]:
+    found = [name for name in list_families() if get_family(name).recognises(published)]
+    if len(found) != 1:
+        what = f"fits several families ({', '.join(found)})" if found else "is of no family known here"
+        hint = f"model_type {published.get('model_type')!r}, keys {', '.join(list(published)[:8])}"
+        raise CheckpointError(f"{files.config}: {what}: {hint}; families: {', '.join(list_families())}")
+    return found[0], get_family(found[0])
+
+
+def _parse(family: Family, published: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> Any:
+    known = [entry.name for entry in fields(family.config)]
+    for key in overrides:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ConfigError(
+                f"config.{key}: unknown key, {f'did you mean {near[0]!r}?' if near else f'known: {known}'}"
+            )
+    try:
+        return family.config.from_json({**published, **overrides})  # type: ignore[attr-defined]
+    except ConfigError as error:
+        if overrides:
+            raise
+        raise CheckpointError(f"{where}: {error}") from error
+
+
+def _published_tokenizer(files: LocalFiles, tokenizer: Tokenizer) -> tuple[Tokenizer, int | None]:
+    """The tokenizer as the files beside the weights set it up, and the length they give, in bases.
+
+    Raises:
+        CheckpointError: they describe another vocabulary than the family's.
+    """
+    folder = files.weights.parent
+    texts = {
+        name: (folder / name).read_text(encoding="utf-8") for name in _TOKENIZER_FILES if (folder / name).is_file()
+    }
+    read = getattr(type(tokenizer), "from_published", None)
+    if _TOKENIZER_FILES[0] not in texts or read is None:
+        return tokenizer, None
+    published: Tokenizer = read(texts)
+    if published.vocab != tokenizer.vocab:
+        raise CheckpointError(
+            f"{folder / _TOKENIZER_FILES[0]}: the vocabulary is {published.vocab}, expected {tokenizer.vocab}"
+        )
+    length = read_json(folder / _TOKENIZER_FILES[0]).get("model_max_length")
+    is_limit = isinstance(length, int) and length < _LONGEST_BP and tokenizer.complement is not None
+    return published, length if is_limit else None
+
+
+def _labels(published: Mapping[str, Any]) -> tuple[str, ...]:
+    """Class names of a published classifier, in the order of its outputs."""
+    table = published.get("id2label")
+    if not isinstance(table, Mapping):
+        return ()
+    return tuple(str(table[key]) for key in sorted(table, key=int))

@@ -1,0 +1,104 @@
+"""Which head a checkpoint has, and building it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from chargaff.errors import CheckpointError, ConfigError
+from chargaff.families.protocol import Family
+from chargaff.nn.heads import SequenceHead, TokenHead
+
+_LINEAR = "head.linear.weight"
+"""What sequence and token heads of `nn.heads` have."""
+
+
+def build_head(
+    family: Family, kind: str, config: Any, backbone: Any, options: Mapping[str, Any]
+) -> tuple[nn.Module | None, dict[str, Any]]:
+    """A head and the options that describe it completely.
+
+    Args:
+        kind: "none", "lm", one of the family's own, "sequence" or "token".
+        options: num_outputs; for sequence heads also pooling and bias, for token heads bias. Others are kept as facts.
+
+    Raises:
+        ConfigError: the family has no such head, or the number of outputs is not given.
+    """
+    if kind == "none":
+        return None, {}
+    if kind == "lm":
+        if family.lm_head is None:
+            raise ConfigError("model.head: this family has no language-model head")
+        return family.lm_head(config, backbone), {}
+    own = family.extra_heads.get(kind)
+    if own is None and kind not in ("sequence", "token"):
+        kinds = ["none", *(["lm"] if family.lm_head else []), "sequence", "token", *family.extra_heads]
+        raise ConfigError(f"model.head: expected one of {', '.join(dict.fromkeys(kinds))}, got {kind!r}")
+    num_outputs = options.get("num_outputs")
+    if not isinstance(num_outputs, int) or num_outputs < 1:
+        raise ConfigError(f"model.head: a {kind!r} head needs num_outputs, a positive integer, got {num_outputs!r}")
+    if own is not None:
+        return own(config, backbone, num_outputs), {**options}
+    bias = bool(options.get("bias", True))
+    if kind == "token":
+        return TokenHead(backbone.width, num_outputs, bias=bias), {**options, "bias": bias}
+    pooling = str(options.get("pooling", "mean"))
+    head = SequenceHead(backbone.width, num_outputs, pooling=pooling, bias=bias)
+    return head, {**options, "pooling": pooling, "bias": bias}
+
+
+def stored_head(family: Family, config: Any, backbone: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """The kind of head that a converted state dict holds; a tied language-model head needs no tensor of its own."""
+    names = {name for name in state if name.startswith("head.")}
+    if _LINEAR in names:
+        return "sequence"
+    for kind, build in family.extra_heads.items():
+        if names and names == {f"head.{name}" for name in build(config, backbone, 1).state_dict()}:
+            return kind
+    if family.lm_head is None:
+        return "none"
+    held = {id(tensor) for tensor in backbone.state_dict(keep_vars=True).values()}
+    head = family.lm_head(config, backbone).state_dict(keep_vars=True)
+    own = {f"head.{name}" for name, tensor in head.items() if id(tensor) not in held}
+    return "lm" if not own or own & names else "none"
+
+
+def choose_head(wanted: str | None, stored: str, family: Family, where: str) -> str:
+    """The kind to build.
+
+    Raises:
+        CheckpointError: the file lacks that head.
+        ConfigError: there is no such kind.
+    """
+    if wanted is None or wanted in (stored, "none"):
+        return wanted or stored
+    if wanted == "lm" and family.lm_head is not None:
+        return wanted
+    if {wanted, stored} == {"sequence", "token"}:
+        return wanted  # one and the same linear layer
+    if wanted in ("sequence", "token", *family.extra_heads):
+        raise CheckpointError(
+            f"{where}: holds no {wanted!r} head (it has: {stored}); fine-tune one with `chargaff finetune`, "
+            "or load with head='none'"
+        )
+    kinds = dict.fromkeys(["none", *(["lm"] if family.lm_head else []), "sequence", "token", *family.extra_heads])
+    raise ConfigError(f"model.head: expected one of {', '.join(kinds)}, got {wanted!r}")
+
+
+def options_from(
+    kind: str, family: Family, config: Any, backbone: nn.Module, state: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Options of a head as far as its tensors tell."""
+    if kind in ("sequence", "token") and _LINEAR in state:
+        return {"num_outputs": state[_LINEAR].shape[0], "bias": "head.linear.bias" in state}
+    if kind not in family.extra_heads:
+        return {}
+    with torch.device("meta"):
+        one, two = (family.extra_heads[kind](config, backbone, n).state_dict() for n in (1, 2))
+    for name, tensor in one.items():  # the dimension that follows num_outputs tells it
+        for axis, size in enumerate(tensor.shape):
+            if two[name].shape[axis] != size and f"head.{name}" in state:
+                return {"num_outputs": state[f"head.{name}"].shape[axis]}
+    return {}

@@ -1,0 +1,80 @@
+"""Models into folders: ours, which `load` takes back, or the published layout."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from chargaff.errors import ConfigError
+from chargaff.families import get_family
+from chargaff.hub.assign import shared_names
+from chargaff.hub.download import sha256_of
+from chargaff.hub.manifest import MANIFEST, describe_model
+from chargaff.io.atomic import publish, write_atomically, write_manifest
+from chargaff.model import Model
+
+WEIGHTS = "model.safetensors"
+
+
+def save(model: Model, path: str | Path, *, overwrite: bool = False) -> None:
+    """A folder with `model.safetensors` and `model.json`; `load` of it gives the same model to the bit.
+
+    Args:
+        path: folder that appears when it is complete.
+        overwrite: replace what is there.
+
+    Raises:
+        InputError: the path is taken, or cannot be written.
+    """
+    with publish(path, overwrite=overwrite) as part:
+        part.mkdir()
+        _write_tensors(stored_tensors(model), part / WEIGHTS)
+        write_manifest(part, MANIFEST, describe_model(model, {WEIGHTS: sha256_of(part / WEIGHTS)}))
+
+
+def export(model: Model, path: str | Path, layout: str = "hub", *, overwrite: bool = False) -> None:
+    """A folder as the model's authors publish theirs: their tensor names, config and tokenizer files.
+
+    Args:
+        path: folder that appears when it is complete.
+        layout: key of the family's layouts.
+        overwrite: replace what is there.
+
+    Raises:
+        ConfigError: the layout is unknown or only read.
+        InputError: the path is taken, or cannot be written.
+    """
+    spec = model.spec
+    family = get_family(spec.family)
+    writable = [name for name, entry in family.layouts.items() if entry.write is not None]
+    write = family.layouts[layout].write if layout in family.layouts else None
+    if write is None or family.published_files is None:
+        known = ", ".join(writable) if family.published_files is not None else "none"
+        raise ConfigError(f"layout: {spec.family} can be written in {known}, got {layout!r}")
+    tensors = write(stored_tensors(model), spec.config)
+    texts = family.published_files(spec.config, spec.head, spec.context_bp)
+    with publish(path, overwrite=overwrite) as part:
+        part.mkdir()
+        _write_tensors(tensors, part / WEIGHTS)
+        for name, text in sorted(texts.items()):
+            write_atomically(part / name, text)
+
+
+def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers on the CPU; one held under several names appears under the first."""
+    state = module.state_dict()
+    return {names[0]: state[names[0]].detach().cpu().contiguous() for names in shared_names(module)}
+
+
+def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """safetensors, with the metadata that other readers look for. Tensors that share memory are written twice."""
+    seen: set[int] = set()
+    separate: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        separate[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    save_file(separate, path, metadata={"format": "pt"})
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
