@@ -36,7 +36,7 @@ def rows(windows):
 
 
 def make(exons, toy=TOY, **options):
-    return splice_windows({"c": to_array(toy)}, exons, SpliceSpec(window_bp=20, **options))
+    return splice_windows({"c": to_array(toy)}.__getitem__, exons, SpliceSpec(window_bp=20, **options))
 
 
 def test_sites_of_both_strands_are_exactly_the_annotated_ones():
@@ -134,7 +134,7 @@ def test_several_contigs_are_ordered_by_name_and_position():
         exon(50, 100, contig="a"),
         exon(300, 400, contig="a"),
     ]
-    windows, _ = splice_windows(genome, exons, SpliceSpec(window_bp=20, neither_ratio=0))
+    windows, _ = splice_windows(genome.__getitem__, exons, SpliceSpec(window_bp=20, neither_ratio=0))
     places = list(zip(windows.contig, windows.start.tolist(), strict=True))
     assert places == [("a", 90), ("a", 290), ("b", 90), ("b", 290)]
 

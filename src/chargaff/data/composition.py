@@ -65,7 +65,7 @@ def describe(table: SequenceTable, keys: list[bytes]) -> Composition:
 
 
 def shared_rows(keys: dict[str, list[bytes]]) -> dict[tuple[str, str], int]:
-    """(split, other split) -> rows of the first whose sequence also stands in the other; pairs that share none are left out."""
+    """(split, other) -> rows of the split whose sequence also stands in the other; pairs without any are left out."""
     shared = {
         (name, other): int(seen_in(keys[name], keys[other]).sum()) for name in keys for other in keys if name != other
     }

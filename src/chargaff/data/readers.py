@@ -12,7 +12,9 @@ import numpy as np
 from chargaff.data.labels import LabelKind, Labels, parse_labels
 from chargaff.data.table import PackedSequences, SequenceTable, clean_sequences
 from chargaff.errors import InputError
+from chargaff.io.fasta import Genome
 from chargaff.io.records import read_records
+from chargaff.io.regions import read_regions
 from chargaff.io.streams import open_input
 from chargaff.io.tables import read_table
 
@@ -122,6 +124,41 @@ def read_class_folder(folder: FilePath, *, classes: Sequence[str] | None = None)
     except InputError as error:
         raise InputError(f"{error} (rows are files in sorted order)") from None
     return SequenceTable((packed,), labels=labels, ids=names)
+
+
+def read_labelled_regions(
+    path: FilePath,
+    *,
+    genome: Genome | FilePath,
+    label: str | Sequence[str] | None = "name",
+    kind: LabelKind = "class",
+    classes: Sequence[str] | None = None,
+) -> SequenceTable:
+    """The intervals of a BED, GFF or table file, cut from a genome; reverse-strand ones as their reverse complement.
+
+    Args:
+        genome: FASTA file.
+        label: column or columns of the labels; in a BED file the fourth column is "name".
+        classes: as in `read_sequences`.
+
+    Raises:
+        InputError: with the line, for an interval that is not on the genome, or a missing column.
+    """
+    genome = genome if isinstance(genome, Genome) else Genome(genome)
+    regions = read_regions(path)
+    regions.contig_ids(genome)
+    wanted = [] if label is None else [label] if isinstance(label, str) else list(label)
+    for name in wanted:
+        if name not in regions.columns:
+            raise InputError(f"{regions.source}: no column {name!r} (columns: {', '.join(regions.columns) or 'none'})")
+    columns = {name: [str(value) for value in regions.columns[name]] for name in wanted}
+    intervals = list(regions)
+    return SequenceTable(
+        (clean_sequences(PackedSequences.pack(genome[interval] for interval in intervals), regions.source),),
+        labels=_labels(columns, kind, regions.source, classes),
+        ids=[str(interval) for interval in intervals],
+        intervals=intervals,
+    )
 
 
 def _text_files(folder: Path) -> list[Path]:

@@ -12,8 +12,9 @@ The rest lies anywhere on the contig on a random strand, with the same margin.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 
 from chargaff.data.leakage import first_occurrence, strandless_keys
 from chargaff.errors import ConfigError, InputError
+from chargaff.io.fasta import Genome
+from chargaff.io.regions import read_gff
 from chargaff.seq.alphabet import BASE_CODE, Sequence, reverse_complement, translate, upper
 from chargaff.seq.interval import Interval, Strand
 
@@ -117,8 +120,32 @@ class _Sites:
         return cls(*(np.concatenate(column) for column in zip(*fields, strict=True)))
 
 
+def read_exons(path: str | os.PathLike[str], genome: Genome) -> tuple[list[Exon], tuple[str, ...]]:
+    """(exons of a GTF or GFF3 file that lie on the genome's contigs, names of the contigs that it does not have).
+
+    The transcript is `transcript_id` or `Parent`, the gene `gene_id` or else the transcript.
+
+    Raises:
+        InputError: with the line: no exons, none on the genome, one past a contig's end, or one without transcript.
+    """
+    regions = read_gff(path, types=("exon",))
+    elsewhere = tuple(sorted(set(regions.contigs) - set(genome.contigs)))
+    is_here = [contig in genome for contig in regions.contigs]
+    if any(is_here):
+        regions = regions.select(is_here)
+    regions.contig_ids(genome)
+    parents, genes = regions.attribute("Parent"), regions.attribute("gene_id")
+    exons = []
+    for row, transcript in enumerate(regions.attribute("transcript_id")):
+        transcript = transcript or parents[row]
+        if transcript is None:
+            raise InputError(f"{regions.source}:{regions.lines[row]}: the exon has neither transcript_id nor Parent")
+        exons.append(Exon(regions[row], transcript, genes[row] or transcript))
+    return exons, elsewhere
+
+
 def splice_windows(
-    genome: Mapping[str, Sequence], exons: Iterable[Exon], spec: SpliceSpec
+    fetch: Callable[[str], Sequence], exons: Iterable[Exon], spec: SpliceSpec
 ) -> tuple[SpliceWindows, dict[str, int]]:
     """All windows, ordered by contig, start, strand and label, and counts of what was left out and why.
 
@@ -126,7 +153,7 @@ def splice_windows(
     are one window if they agree in class; if they disagree, all of them are dropped.
 
     Args:
-        genome: contig name -> sequence, read once per contig that has exons.
+        fetch: contig name -> its sequence; called once per contig that has exons.
 
     Raises:
         InputError: an exon has no strand, or the exons hold no intron.
@@ -139,7 +166,7 @@ def splice_windows(
     counts = {"edge": 0, "n": 0, "duplicate": 0, "conflict": 0}
     parts = []
     for number, name in enumerate(sorted(by_contig)):
-        sequence = upper(genome[name])
+        sequence = upper(fetch(name))
         sites = find_sites(by_contig[name], spec.min_intron_bp)
         rng = np.random.default_rng((spec.seed, number))
         places = _Sites.join([sites, *_neither(sequence, sites, by_contig[name], spec, rng)])
