@@ -124,7 +124,8 @@ class HyenaFilter(nn.Module):
         """Spectra of the kernels for one length, kept until the weights or the length change."""
         key = (length, *((p.data_ptr(), p._version) for p in self.parameters()))
         if self._cached is None or self._cached[0] != key:
-            self._cached = (key, torch.stack([kernel_spectrum(part) for part in split(self.kernel(length))]))
+            spectra = torch.stack([kernel_spectrum(part) for part in split(self.kernel(length))])
+            self._cached = (key, spectra)
         return self._cached[1]
 
 
@@ -133,7 +134,8 @@ def _circular(u: Tensor, kernel: Tensor) -> Tensor:
     length = u.shape[2]
     padded = F.pad(u.float(), (length // 2, length // 2))
     product = torch.fft.rfft(padded, 2 * length) * torch.fft.rfft(kernel.float(), 2 * length)
-    return torch.fft.irfft(product, 2 * length)[..., :length].to(u.dtype)
+    mixed: Tensor = torch.fft.irfft(product, 2 * length)[..., :length].to(u.dtype)
+    return mixed
 
 
 class HyenaMixer(nn.Module):
@@ -162,7 +164,7 @@ class HyenaMixer(nn.Module):
         u = u + self.in_proj.bias.to(u.dtype).unsqueeze(1)
         taps = self.short_filter.weight.shape[2]
         u = F.conv1d(F.pad(u, (taps - 1, 0)), self.short_filter.weight, self.short_filter.bias, groups=u.shape[1])
-        *gates, v = u.split(self.width, 1)
+        *gates, v = torch.split(u, self.width, 1)
         for step, (kernel, spectrum, skip) in enumerate(self._filters(length)):
             v = v * gates[self.order - 1 - step]
             gate = gates[0] if step == self.order - 2 else None
@@ -248,7 +250,7 @@ class Block(nn.Module):
     def infer(self, x: Tensor) -> Tensor:
         """The stream after the block, the MLP in pieces."""
         x = x + self.mixer(self.norm1(x))
-        for piece in x.split(MLP_BLOCK_TOKENS, 1):
+        for piece in torch.split(x, MLP_BLOCK_TOKENS, 1):
             piece += self.mlp(self.norm2(piece))
         return x
 
@@ -265,10 +267,9 @@ class Embeddings(nn.Module):
         x: Tensor = self.word_embeddings(tokens.int())
         if self.position_embeddings is None:
             return x
-        if tokens.shape[1] > self.position_embeddings.num_embeddings:
-            raise InputError(
-                f"{tokens.shape[1]} tokens are more than the {self.position_embeddings.num_embeddings} learned positions"
-            )
+        limit = self.position_embeddings.num_embeddings
+        if tokens.shape[1] > limit:
+            raise InputError(f"{tokens.shape[1]} tokens are more than the {limit} learned positions")
         return x + self.position_embeddings.weight[: tokens.shape[1]]
 
 

@@ -29,7 +29,7 @@ def long_conv(
         u, gate: [B, D, L] with L >= 1; gate is 1 if absent.
         kernel: [D, L]; may be None where `spectrum` is given.
         skip: [D].
-        spectrum: what `kernel_spectrum(kernel)` returned, to spend that transform once for many calls without gradients.
+        spectrum: what `kernel_spectrum(kernel)` returned; spends that transform once for many calls without gradients.
         backend: "auto", or the name of one; BackendError if it cannot take the call.
 
     Returns:
@@ -43,7 +43,8 @@ def long_conv(
 
 def kernel_spectrum(kernel: Tensor) -> Tensor:
     """[D, L] -> [D, F] complex64, the transform of the kernel at the size `long_conv` works with."""
-    return torch.fft.rfft(kernel.float(), fft_size(2 * kernel.shape[1] - 1))
+    spectrum: Tensor = torch.fft.rfft(kernel.float(), fft_size(2 * kernel.shape[1] - 1))
+    return spectrum
 
 
 def example(device: str) -> tuple[object, ...]:

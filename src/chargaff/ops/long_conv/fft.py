@@ -20,7 +20,7 @@ def unsupported(
 
 
 def run(u: Tensor, kernel: Tensor | None, skip: Tensor, gate: Tensor | None, spectrum: Tensor | None) -> Tensor:
-    y: Tensor = _LongConv.apply(u, kernel, skip, gate, spectrum)
+    y: Tensor = _LongConv.apply(u, kernel, skip, gate, spectrum)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -72,11 +72,13 @@ def _spectrum(kernel: Tensor | None, spectrum: Tensor | None, part: slice, size:
     if spectrum is not None:
         return spectrum[part]
     assert kernel is not None
-    return torch.fft.rfft(kernel[part].float(), size)
+    found: Tensor = torch.fft.rfft(kernel[part].float(), size)
+    return found
 
 
 def _mix(u: Tensor, kernel_f: Tensor, skip: Tensor, size: int) -> Tensor:
     """Convolution and skip of a block: [B, d, L] float32, freshly allocated."""
     piece = u.float()
     mixed = torch.fft.irfft(torch.fft.rfft(piece, size).mul_(kernel_f), size)[..., : u.shape[2]]
-    return mixed.addcmul_(piece, skip.float().unsqueeze(1))
+    y: Tensor = mixed.addcmul_(piece, skip.float().unsqueeze(1))
+    return y
