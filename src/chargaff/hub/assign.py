@@ -62,7 +62,7 @@ def replace_tensor(target: Tensor, value: Tensor) -> None:
         fresh.__dict__.update(target.__dict__)
     else:
         fresh = value
-    torch.utils.swap_tensors(target, fresh)
+    torch.utils.swap_tensors(target, fresh)  # type: ignore[no-untyped-call]
 
 
 def _dtype_of(target: Tensor, source: Tensor, wanted: torch.dtype | None) -> torch.dtype:

@@ -1,5 +1,6 @@
 """Models from checkpoints, tensors or nothing."""
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -204,7 +205,7 @@ def _fill_fresh(model: Model, family: Family, seed: int) -> None:
         value = torch.empty_like(tensor, device="cpu")
         replace_tensor(tensor, value.fill_(torch.nan) if value.is_floating_point() else value.zero_())
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         for part in (model.backbone, model.head):
             if part is not None:
                 family.init(part, model.spec.config)
@@ -234,8 +235,6 @@ def _checked_sum(files: LocalFiles, recorded: Mapping[str, str]) -> str:
             )
     if len(sums) == 1:
         return next(iter(sums.values()))
-    import hashlib
-
     return hashlib.sha256("\n".join(sums.values()).encode()).hexdigest()
 
 

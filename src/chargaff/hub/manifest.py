@@ -65,7 +65,7 @@ def parse_spec(path: Path, content: Mapping[str, Any], name: str, overrides: Map
     """
     if content.get("format") != _FORMAT:
         raise CheckpointError(
-            f"{path}: format {content.get('format')!r}, this version reads {_FORMAT}; was it written by a newer version?"
+            f"{path}: format {content.get('format')!r}, expected {_FORMAT}; was it written by a newer version?"
         )
     try:
         family = str(content["family"])
@@ -101,7 +101,9 @@ def parse_tokenizer(path: Path, facts: Any, tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    options = dataclasses.asdict(tokenizer) if dataclasses.is_dataclass(tokenizer) else {}  # type: ignore[call-overload]
+    options: dict[str, Any] = {}
+    if dataclasses.is_dataclass(tokenizer) and not isinstance(tokenizer, type):
+        options = dataclasses.asdict(tokenizer)
     return {"class": type(tokenizer).__name__, **options}
 
 
