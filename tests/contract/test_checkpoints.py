@@ -5,6 +5,7 @@ import torch
 
 from chargaff.families import get_family, list_families
 from chargaff.hub.catalog import Checkpoint, get_checkpoint, list_checkpoints
+from chargaff.hub.heads import build_head
 from chargaff.nn.pooling import POOLINGS
 
 CHECKPOINTS = list_checkpoints()
@@ -45,6 +46,6 @@ def test_config_parses_strictly_and_parameter_count_is_exact(row):
     config = family.config.from_json(row.config, strict=True)
     with torch.device("meta"):
         backbone = family.backbone(config)
-        head = family.lm_head(config, backbone) if row.head == "lm" else None
+        head, _ = build_head(family, row.head, config, backbone, {"num_outputs": len(row.labels)})
     unique = {id(p): p.numel() for module in (backbone, head) if module is not None for p in module.parameters()}
     assert sum(unique.values()) == row.params
