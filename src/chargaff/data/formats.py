@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from chargaff.data.readers import (
 from chargaff.data.splits import Indices, hub_split, torch_split
 from chargaff.data.table import SequenceTable
 from chargaff.errors import ConfigError, InputError
+from chargaff.io.streams import open_input
 
 READERS: Mapping[str, Callable[..., SequenceTable]] = {
     "bed-label": read_labelled_regions,
@@ -77,15 +78,17 @@ class Dataset:
     """Further arguments of the reader."""
 
     def path(self, root: Path, split: str) -> Path:
-        """Where the split lies below `root`, plain or with .gz; an InputError if it does not."""
+        """Where the split lies, plain or with .gz, below the folder of the suite or of the task; else an InputError."""
         plain = root / self.files[split]
+        if root.name == self.name.partition("/")[2]:
+            plain = root.parent / self.files[split]
         for path in (plain, plain.with_name(plain.name + ".gz")):
             if path.exists():
                 return path
         raise InputError(f"{plain}: no such file or folder; to obtain {self.name}: {self.suite.get}")
 
     def read(self, root: Path, split: str) -> SequenceTable:
-        """The sequences of one of `files`, below the suite's folder."""
+        """The sequences of one of `files`; see `path` for `root`."""
         return READERS[self.format](self.path(root, split), classes=self.classes, **self.options)
 
     def split_rows(self, num_rows: int, seed: int) -> tuple[Indices, Indices]:
@@ -95,9 +98,12 @@ class Dataset:
 
 def list_datasets() -> tuple[Dataset, ...]:
     """All rows of all tables, ordered by suite, then as they stand there."""
-    folder = files("chargaff.data.datasets")
-    tables = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".toml"))
-    return tuple(row for name in tables for row in parse_table(name, folder.joinpath(name).read_text("utf-8")))
+    rows: list[Dataset] = []
+    with as_file(files("chargaff.data").joinpath("datasets")) as folder:
+        for path in sorted(folder.glob("*.toml")):
+            with open_input(path) as stream:
+                rows += parse_table(path.name, stream.read().decode("utf-8"))
+    return tuple(rows)
 
 
 def get_dataset(name: str) -> Dataset:

@@ -80,11 +80,9 @@ def read_held_out(
     known = set(contigs)
     found = [interval for interval in rows if interval.contig in known]
     if not found:
-        there = ", ".join(sorted({interval.contig for interval in rows})[:5])
+        there = ", ".join(sorted({interval.contig for interval in rows})[:5]) or "nothing"
         here = ", ".join(list(contigs)[:5])
-        raise InputError(
-            f"{source_name(path)}: no interval lies on the genome: it names {there}, ..., the genome {here}"
-        )
+        raise InputError(f"{source_name(path)}: no interval lies on the genome; it names {there}, the genome {here}")
     return found
 
 

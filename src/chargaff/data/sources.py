@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from chargaff.data.batch import Example
-from chargaff.data.holdout import HeldOut
+from chargaff.data.holdout import HeldOut, read_held_out
+from chargaff.data.splits import block_split
 from chargaff.errors import ConfigError, InputError
 from chargaff.io.fasta import Genome
+from chargaff.io.regions import Regions, read_bed
 from chargaff.seq.alphabet import BASE_CODE, translate
 from chargaff.seq.interval import Interval
 
 PARENT_BP = 1 << 20
 """Length of the interval that each region of the published human training set stands for."""
 
+Split = Literal["train", "valid", "test"]
+
 _CHUNK_BASES = 1 << 26
+_MAX_BLOCK_BP = 1_000_000
+_MIN_BLOCKS = 50
 
 
 class GenomeWindows:
@@ -202,3 +211,111 @@ def tile_contigs(
     contig = np.repeat(np.fromiter(chosen, dtype=np.int64, count=len(counts)), counts)
     starts = [np.arange(count, dtype=np.int64) * window_bp for count in counts]
     return contig, np.concatenate(starts) if starts else np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """How a genome without a region file is divided; contigs or fractions, not both. Without either all is "train"."""
+
+    valid_contigs: tuple[str, ...] = ()
+    test_contigs: tuple[str, ...] = ()
+    valid_fraction: float = 0.0
+    """Share of the windows, taken in blocks of neighbours: a fiftieth of the genome, at most a million bases."""
+    test_fraction: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.valid_fraction, self.test_fraction) < 0 or self.valid_fraction + self.test_fraction >= 1:
+            found = f"valid_fraction {self.valid_fraction}, test_fraction {self.test_fraction}"
+            raise ConfigError(f"{found}: expected at least 0 each, and less than 1 together")
+        if (self.valid_contigs or self.test_contigs) and (self.valid_fraction or self.test_fraction):
+            raise ConfigError("a genome is divided by contigs or by fractions; both are given")
+        both = set(self.valid_contigs) & set(self.test_contigs)
+        if both:
+            raise ConfigError(f"contigs {', '.join(sorted(both))} are named for validation and for test")
+
+    def tiles(self, genome: Genome, window_bp: int, split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(contig ids, starts) of the split's windows side by side."""
+        named = {"valid": self.valid_contigs, "test": self.test_contigs}
+        fractions = {"valid": self.valid_fraction, "test": self.test_fraction}
+        if split == "train":
+            for name in (*self.valid_contigs, *self.test_contigs):
+                genome.contig_id(name)
+            contigs = [name for name in genome.contigs if name not in (*self.valid_contigs, *self.test_contigs)]
+        elif named[split] or fractions[split]:
+            contigs = list(named[split] or genome.contigs)
+        else:
+            raise ConfigError(f"no {split} windows are set aside: give {split}_contigs or {split}_fraction")
+        contig, start = tile_contigs(genome, window_bp, contigs)
+        if not self.valid_fraction and not self.test_fraction:
+            return contig, start
+        rows = self._block_rows(contig, start, window_bp, split)
+        return contig[rows], start[rows]
+
+    def _block_rows(
+        self, contig: NDArray[np.int64], start: NDArray[np.int64], window_bp: int, split: Split
+    ) -> NDArray[np.int64]:
+        wanted_bp = min(_MAX_BLOCK_BP, len(start) * window_bp // _MIN_BLOCKS)
+        block_bp = max(1, wanted_bp // window_bp) * window_bp
+        rest, parts = np.arange(len(start)), {}
+        left = 1.0
+        for name, fraction in (("test", self.test_fraction), ("valid", self.valid_fraction)):
+            if fraction:
+                places = contig[rest], start[rest], start[rest] + window_bp
+                inside, outside = block_split(*places, self.seed, fraction / left, block_bp)
+                parts[name], rest = rest[inside], rest[outside]
+                left -= fraction
+        return {**parts, "train": rest}[split]
+
+
+def open_windows(
+    genome: str | os.PathLike[str],
+    window_bp: int,
+    *,
+    split: Split = "train",
+    regions: str | os.PathLike[str] | None = None,
+    parent_bp: int = PARENT_BP,
+    partition: Partition | None = None,
+    exclude: str | os.PathLike[str] | None = None,
+    exclude_species: str | None = None,
+    max_unknown_fraction: float | None = None,
+) -> GenomeWindows:
+    """The windows of one split of a FASTA file.
+
+    With `regions`, a BED file whose fourth column names the split, by the rule of `GenomeWindows.over_regions`;
+    without, windows side by side over whole contigs, divided by `partition`.
+
+    Args:
+        exclude: list of places that no training may see (`read_held_out`); windows that touch one are dropped.
+        exclude_species: rows of that list to use.
+        max_unknown_fraction: see `GenomeWindows`.
+    """
+    opened = Genome(genome)
+    held_out = () if exclude is None else read_held_out(exclude, opened.contigs, species=exclude_species)
+    if regions is None:
+        contig, start = (partition or Partition()).tiles(opened, window_bp, split)
+        return GenomeWindows(
+            opened, contig, start, window_bp=window_bp, exclude=held_out, max_unknown_fraction=max_unknown_fraction
+        )
+    if partition is not None:
+        raise ConfigError(f"{os.fspath(regions)} names the split of each region; a partition has no use beside it")
+    return GenomeWindows.over_regions(
+        opened,
+        list(_rows_of_split(regions, opened, split)),
+        window_bp=window_bp,
+        parent_bp=parent_bp,
+        exclude=held_out,
+        max_unknown_fraction=max_unknown_fraction,
+    )
+
+
+def _rows_of_split(path: str | os.PathLike[str], genome: Genome, split: Split) -> Regions:
+    regions = read_bed(path)
+    if "name" not in regions.columns:
+        raise InputError(f"{regions.source}: has 3 columns; the fourth must name the split (train, valid or test)")
+    regions.contig_ids(genome)
+    keep = [name == split for name in regions.columns["name"]]
+    if not any(keep):
+        found = ", ".join(sorted({str(name) for name in regions.columns["name"]})[:5])
+        raise InputError(f"{regions.source}: no region of split {split!r}; the fourth column holds {found}")
+    return regions.select(keep)
