@@ -133,9 +133,7 @@ def _read_shards(index: Path) -> StateDict:
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         shown = ", ".join(missing[:5])
-        raise CheckpointError(
-            f"{index}: {len(missing)} of {len(shards)} files are missing: {shown}; download them again"
-        )
+        raise CheckpointError(f"{index}: {len(missing)} of {len(shards)} files are missing ({shown}); get them again")
     state: StateDict = {}
     for shard in shards:
         for name, tensor in read_weights(shard).items():
