@@ -82,9 +82,9 @@ def test_short_gaps_between_exons_are_no_introns():
 def test_windows_past_an_edge_or_with_n_are_left_out_and_counted():
     exons = [exon(0, 9, transcript="a"), exon(300, 400, transcript="a")]
     windows, counts = make(exons, neither_ratio=0)
-    assert (rows(windows), counts["edge"]) == ({("acceptor", 290, 310, "+")}, 1)
+    assert (rows(windows), counts["past a contig's end"]) == ({("acceptor", 290, 310, "+")}, 1)
     windows, counts = make(EXONS, toy=TOY[:95] + "n" + TOY[96:], neither_ratio=0)
-    assert (len(windows), counts["n"]) == (3, 1)
+    assert (len(windows), counts["with unknown bases"]) == (3, 1)
 
 
 def test_equal_windows_are_merged_and_contradicting_ones_dropped():
@@ -93,11 +93,11 @@ def test_equal_windows_are_merged_and_contradicting_ones_dropped():
     same_label = TOY[:1490] + repeat + TOY[1510:]
     exons = [*EXONS, exon(1450, 1500, transcript="t6"), exon(1600, 1700, transcript="t6")]
     windows, counts = make(exons, toy=same_label, neither_ratio=0)
-    assert (counts["duplicate"], counts["conflict"], len(windows)) == (1, 0, 5)
+    assert (counts["repeated"], counts["contradicting"], len(windows)) == (1, 0, 5)
     contradicting = TOY[:1590] + other + TOY[1610:]  # the donor's window, now at an acceptor of the other strand
     exons = [*EXONS, exon(1450, 1500, transcript="t6"), exon(1600, 1700, transcript="t6")]
     windows, counts = make(exons, toy=contradicting, neither_ratio=0)
-    assert (counts["duplicate"], counts["conflict"]) == (1, 1)
+    assert (counts["repeated"], counts["contradicting"]) == (1, 1)
     assert ("donor", 90, 110, "+") not in rows(windows)
     assert ("acceptor", 1590, 1610, "+") not in rows(windows)
 

@@ -163,7 +163,7 @@ def splice_windows(
         if exon.interval.strand is Strand.NONE:
             raise InputError(f"exon {exon.interval} of {exon.transcript!r} has no strand")
         by_contig[exon.interval.contig].append(exon)
-    counts = {"edge": 0, "n": 0, "duplicate": 0, "conflict": 0}
+    counts = dict.fromkeys(("past a contig's end", "with unknown bases", "repeated", "contradicting"), 0)
     parts = []
     for number, name in enumerate(sorted(by_contig)):
         sequence = upper(fetch(name))
@@ -253,14 +253,14 @@ def _neither_at(boundary: NDArray[np.int64], is_reverse: NDArray[np.bool_], gene
 def _cut(name: str, sequence: Sequence, places: _Sites, window_bp: int, counts: dict[str, int]) -> SpliceWindows:
     start = places.boundary - window_bp // 2
     is_inside = (start >= 0) & (start + window_bp <= len(sequence))
-    counts["edge"] += int((~is_inside).sum())
+    counts["past a contig's end"] += int((~is_inside).sum())
     start, is_reverse, label = start[is_inside], places.is_reverse[is_inside], places.label[is_inside]
     if len(start):
         windows = np.lib.stride_tricks.sliding_window_view(sequence, window_bp)[start]
     else:
         windows = np.zeros((0, window_bp), np.uint8)
     is_known: NDArray[np.bool_] = np.all(translate(windows, BASE_CODE) < 4, axis=1)
-    counts["n"] += int((~is_known).sum())
+    counts["with unknown bases"] += int((~is_known).sum())
     windows[is_reverse] = reverse_complement(windows[is_reverse])
     contig = np.full(len(start), name, dtype=object)
     return SpliceWindows(contig, start, is_reverse, label, windows).select(is_known)
@@ -277,6 +277,6 @@ def _distinct(windows: SpliceWindows, counts: dict[str, int]) -> NDArray[np.bool
     is_first: NDArray[np.bool_] = first == np.arange(len(first))
     is_conflict = np.zeros(len(first), dtype=bool)
     is_conflict[first[windows.label != windows.label[first]]] = True
-    counts["duplicate"] = int((~is_first).sum())
-    counts["conflict"] = int(is_conflict.sum())
+    counts["repeated"] = int((~is_first).sum())
+    counts["contradicting"] = int(is_conflict.sum())
     return is_first & ~is_conflict

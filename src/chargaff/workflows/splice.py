@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,12 @@ from chargaff.io.atomic import publish, write_manifest
 from chargaff.io.fasta import Genome
 from chargaff.io.writers import Column, open_writer
 from chargaff.seq.interval import Interval
+from chargaff.workflows.data import MANIFEST, TableFormat
 from chargaff.workflows.provenance import provenance
 
 FilePath = str | os.PathLike[str]
-TableFormat = Literal["parquet", "tsv", "tsv.gz"]
 
-MANIFEST = "dataset.json"
+__all__ = ["Division", "SpliceReport", "SpliceSpec", "divide", "prepare_splice"]
 
 _LOG = logging.getLogger(__name__)
 _SCHEMA = (
@@ -78,7 +78,7 @@ def prepare_splice(
     out: FilePath,
     *,
     spec: SpliceSpec | None = None,
-    test_regions: Sequence[Interval] = (),
+    test_regions: Sequence[Interval | str] = (),
     exclude: FilePath | None = None,
     exclude_species: str | None = None,
     valid_fraction: float = 0.1,
@@ -98,6 +98,7 @@ def prepare_splice(
     Args:
         genome: FASTA file.
         gtf: exons, GTF or GFF3.
+        test_regions: text counts from 1 and includes its end: "20:1000001-11000000".
         exclude: list of places that no training may see; see `read_held_out`.
         exclude_species: rows of that list to use.
 
@@ -108,7 +109,7 @@ def prepare_splice(
     opened = Genome(genome)
     held_out = () if exclude is None else tuple(read_held_out(exclude, opened.contigs, species=exclude_species))
     division = Division(
-        test_regions=tuple(test_regions),
+        test_regions=tuple(_region(region, opened) for region in test_regions),
         exclude=held_out,
         valid_fraction=valid_fraction,
         valid_block_bp=valid_block_bp,
@@ -136,6 +137,14 @@ def prepare_splice(
             _write(part / f"{name}.{format}", windows.select(rows), record if format == "parquet" else {})
         write_manifest(part, MANIFEST, {"report": _plain(report), "provenance": record})
     return report
+
+
+def _region(region: Interval | str, genome: Genome) -> Interval:
+    parsed = Interval.parse(region) if isinstance(region, str) else region
+    length_bp = int(genome.lengths_bp[genome.contig_id(parsed.contig)])
+    if parsed.end > length_bp:
+        raise InputError(f"test region {parsed}: past the end of {parsed.contig} ({length_bp:,} bp) in {genome.path}")
+    return parsed
 
 
 def divide(
