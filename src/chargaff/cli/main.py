@@ -3,8 +3,9 @@
 Convention for a verb. `cli/<verb>.py` is one verb; nothing else is edited to add it (`_` in the file name is `-` on the
 command line). The module defines either
 
-* `run`: a typed function. Its docstring is the help page: a summary line, then an "Args:" section with a line for every
-  parameter. Positional arguments come first and end with `/` (or `*words`), flags are keyword-only; a short alias is
+* `run`: a typed function. Its docstring is the help page: a summary line, maybe paragraphs (shown with their line
+  breaks: at most 76 columns), then an "Args:" section with a line for every parameter. Positional arguments come first
+  and end with `/` (or `*words`), flags are keyword-only; a short alias is
   `output: Annotated[Path, Parameter(alias="-o")]`. It returns None when all is done, or an exit code:
   `ExitCode.PARTIAL` when some records were rejected and listed;
 * or `app`: a `cyclopts.App(name=..., help=...)` whose commands are such functions, for verbs like `data list`.
@@ -20,7 +21,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from importlib import import_module
@@ -89,6 +90,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report_bug()
 
 
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A function that moves a progress bar on stderr forward; nothing is shown where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(label), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    is_hidden = not console.is_terminal or not logging.getLogger("chargaff").isEnabledFor(logging.INFO)
+    with Progress(*columns, console=console, disable=is_hidden, transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda amount: bar.advance(task, amount)
+
+
 def build_app() -> App:
     """The application with every verb of this folder."""
     app = App(
@@ -138,14 +153,18 @@ def _dispatch(words: list[str]) -> int:
     return ExitCode.DONE if code is None else ExitCode(code)
 
 
+class _StderrHandler(logging.Handler):
+    """Prints to whatever stderr is at the moment, so that messages appear above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        print(f"{level}{record.getMessage()}", file=sys.stderr)
+
+
 @contextmanager
 def _logging_to_stderr(level: int) -> Iterator[None]:
     """Messages and warnings go to stderr, one line each; the loggers are as before on exit."""
-    from rich.console import Console
-    from rich.logging import RichHandler
-
-    console = Console(stderr=True, soft_wrap=True)
-    handler = RichHandler(console=console, show_path=False, show_time=console.is_terminal, markup=False)
+    handler = _StderrHandler()
     loggers = [logging.getLogger("chargaff"), logging.getLogger("py.warnings")]
     before = [(logger.level, logger.propagate) for logger in loggers]
     for logger in loggers:

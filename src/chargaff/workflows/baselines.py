@@ -39,7 +39,7 @@ class KmerBaseline:
 
     def predict(self, sequences: Rows[Sequence]) -> npt.NDArray[np.float64]:
         """[n, C] class probabilities."""
-        if not sequences:
+        if not len(sequences):
             return np.zeros((0, len(self.classes)))
         table = kmer_table(sequences, self.chosen.k, canonical=self.chosen.canonical)
         probability: npt.NDArray[np.float64] = self.pipeline.predict_proba(table)

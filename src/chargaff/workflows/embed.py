@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -15,17 +16,27 @@ import torch
 from numpy.typing import NDArray
 
 from chargaff import __version__
-from chargaff.errors import ConfigError
+from chargaff.errors import ConfigError, InputError
 from chargaff.families.protocol import Backbone
 from chargaff.hub.load import load
+from chargaff.io.atomic import publish
+from chargaff.io.row_store import RowStore
+from chargaff.io.writers import Column, open_writer, output_format
 from chargaff.model import Model
 from chargaff.nn.pooling import POOLINGS
-from chargaff.workflows.cost import Cost, estimate_inference
+from chargaff.workflows.cost import LONGEST_PROBE_TOKENS, Cost, estimate_inference
 from chargaff.workflows.provenance import hash_weights, provenance
 from chargaff.workflows.sequences import Inspection, Rejected, Sequences, as_sequences, inspect, read_sequences
 from chargaff.workflows.windows import Plan, Reading, combine_windows, make_plan, needs_second_pass, run_plan
 
 _LOG = logging.getLogger(__name__)
+
+LITTLE_WORK = 20
+"""Runs shorter than this many probes start without an estimate."""
+
+RECORDS_AT_ONCE = 4096
+BASES_AT_ONCE = 65_536
+"""Rows that are in memory while the output is written."""
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
 
@@ -105,8 +116,18 @@ class EmbedJob:
 
     def describe(self) -> str:
         """The plan in words."""
-        counts = f"{len(self.plan.windows):,} windows, {len(self.plan.batches):,} batches"
-        return f"{len(self.plan.rows):,} records ({self.inspection.letters}), {counts}"
+        counts = f"windows: {len(self.plan.windows):,}, batches: {len(self.plan.batches):,}"
+        rejected = f", rejected: {len(self.inspection.rejected):,}" if self.inspection.rejected else ""
+        return f"records: {len(self.plan.rows):,} ({self.inspection.letters}){rejected}, {counts}"
+
+    def log_plan(self) -> None:
+        """Says what will be done and, before much work, what it will take."""
+        _LOG.info("%s", self.describe())
+        if self.plan.num_tokens.sum() > LITTLE_WORK * LONGEST_PROBE_TOKENS:
+            cost = self.cost()
+            _LOG.info("%s", cost)
+            if cost.peak_bytes > cost.free_bytes:
+                _LOG.warning("this may not fit in memory: use a smaller --batch-tokens or --window-bp")
 
     def cost(self) -> Cost:
         """Estimated time and memory; runs the model on a short random sequence."""
@@ -163,6 +184,69 @@ def embed(
     return Embeddings(job.ids, job.length_bp, vectors, job.plan.offset_bp, job.inspection.rejected, job.provenance())
 
 
+def embed_to_file(
+    job: EmbedJob,
+    output: str | os.PathLike[str],
+    *,
+    num_workers: int = 1,
+    resume: bool = True,
+    overwrite: bool = False,
+    on_progress: Callable[[int], None] = lambda tokens: None,
+) -> Path | None:
+    """Computes a planned embedding and writes it in the order of the input.
+
+    One row a record with columns id, length_bp and embedding [D], as Parquet, npy (names in the .json beside it), zarr
+    or TSV. With pooling "none" a zarr group: embedding [total bases, D] holds the records one after another, record r
+    at rows offset_bp[r] to offset_bp[r + 1], its name is id[r]. Provenance lies in the output's metadata. Rejected
+    records are listed in `<output>.rejected.tsv`.
+
+    What is computed is kept in the folder `<output>.unfinished` until the output is complete; the same call continues
+    there after an interruption and gives the same bytes.
+
+    Args:
+        resume: continue; otherwise begin anew.
+        on_progress: called with the number of tokens of each batch, those of a continued run included.
+
+    Returns:
+        The list of rejected records; None if there are none.
+
+    Raises:
+        InputError: the output exists, another process is computing it, or it cannot be written.
+        ConfigError: an ending that says no format, or one that cannot hold the result.
+    """
+    path = Path(output)
+    check_output(job, path, overwrite=overwrite)
+    folder = Path(f"{path}.unfinished")
+    rows, width = job.store_shape
+    with RowStore(folder, key=job.key(), num_rows=rows, width=width, resume=resume) as store:
+        finished = sum(int(job.plan.num_tokens[job.plan.batches[batch]].sum()) for batch in store.done)
+        if finished:
+            _LOG.info("continuing: %d of %d batches are done", len(store.done), len(job.plan.batches))
+            on_progress(finished)
+        try:
+            run_plan(
+                job.model, job.sequences, job.plan, job.reading, store, num_workers=num_workers, on_progress=on_progress
+            )
+        except KeyboardInterrupt:
+            store.sync()
+            done = f"{len(store.done)} of {len(job.plan.batches)} batches are kept in {folder}"
+            raise KeyboardInterrupt(f"{done}; the same command continues there") from None
+        _write_output(job, store, path, overwrite)
+        store.remove()
+    return _list_rejected(job, path)
+
+
+def check_output(job: EmbedJob, output: Path, *, overwrite: bool) -> None:
+    """Raises what can be known to go wrong with the output before anything is computed."""
+    kind = output_format(output)
+    if job.reading.pooling == "none" and kind != "zarr":
+        raise ConfigError(f"output {output}: one vector a base (pooling 'none') needs .zarr")
+    if kind == "bed":
+        raise ConfigError(f"output {output}: BED holds no vectors; expected .parquet, .npy, .zarr or .tsv")
+    if os.path.lexists(output) and not overwrite:
+        raise InputError(f"{output}: exists already; choose another path or allow overwriting (--overwrite)")
+
+
 def plan_embedding(
     model: Model | str | os.PathLike[str],
     source: Source,
@@ -184,7 +268,7 @@ def plan_embedding(
         sequences = as_sequences(cast(Any, source))
     options = options or EmbedOptions()
     if not isinstance(model, Model):
-        model = load(model, device=device)
+        model = load(Path(model) if isinstance(model, os.PathLike) else model, device=device)
     allow_n = cast(Backbone, model.backbone).rule.n_bases != "forbidden"
     inspection = inspect(sequences, max_unknown=options.max_unknown, allow_n=allow_n)
     reading = resolve_reading(model, options, int(sequences.length_bp[inspection.accepted].max()))
@@ -256,3 +340,47 @@ def _combine(job: EmbedJob, read: Callable[[int, int], NDArray[np.float32]], rec
     begin, end = np.searchsorted(job.plan.windows.record, [records.start, records.stop])
     values = read(int(begin), int(end)).reshape(end - begin, job.reading.num_strand_rows, job.width)
     return combine_windows(values, job.plan, records, job.reading.pooling)
+
+
+def _write_output(job: EmbedJob, store: RowStore, path: Path, overwrite: bool) -> None:
+    metadata = {**job.provenance(), "rejected": len(job.inspection.rejected)}
+    if job.reading.pooling == "none":
+        _write_bases(job, store, path, metadata, overwrite)
+        return
+    schema = [Column("id", "text"), Column("length_bp", "int64"), Column("embedding", "float32", (job.width,))]
+    ids, num_records = job.ids, len(job.plan.rows)
+    with open_writer(path, schema, metadata=metadata, num_rows=num_records, overwrite=overwrite) as writer:
+        for first in range(0, num_records, RECORDS_AT_ONCE):
+            records = slice(first, min(first + RECORDS_AT_ONCE, num_records))
+            columns = {"id": ids[records], "length_bp": job.length_bp[records]}
+            columns["embedding"] = _combine(job, store.read, records)
+            writer.write(np.arange(records.start, records.stop), columns)
+
+
+def _write_bases(job: EmbedJob, store: RowStore, path: Path, metadata: dict[str, Any], overwrite: bool) -> None:
+    """The table of bases, and beside it in the same group the arrays that say whose they are."""
+    import zarr
+
+    total = job.store_shape[0]
+    with publish(path, overwrite=overwrite) as part:
+        schema = [Column("embedding", "float32", (job.width,))]
+        with open_writer(part, schema, metadata=metadata, num_rows=total, format="zarr") as writer:
+            for first in range(0, total, BASES_AT_ONCE):
+                stop = min(first + BASES_AT_ONCE, total)
+                writer.write(np.arange(first, stop), {"embedding": store.read(first, stop)})
+        group = zarr.open_group(part, mode="r+")
+        group.create_array("offset_bp", data=job.plan.offset_bp)
+        group.create_array("id", data=np.array(job.ids, dtype=np.dtypes.StringDType()))
+
+
+def _list_rejected(job: EmbedJob, path: Path) -> Path | None:
+    listing = Path(f"{path}.rejected.tsv")
+    rejected = job.inspection.rejected
+    if not rejected:
+        listing.unlink(missing_ok=True)
+        return None
+    schema = [Column("row", "int64"), Column("id", "text"), Column("reason", "text")]
+    with open_writer(listing, schema, num_rows=len(rejected), overwrite=True) as writer:
+        columns = {name: [getattr(record, name) for record in rejected] for name in ("row", "id", "reason")}
+        writer.write(np.arange(len(rejected)), columns)
+    return listing

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from chargaff import __version__
+from chargaff.hub.download import sha256_of
 from chargaff.model import Model
 
 PACKAGES = ("torch", "numpy", "numba")
@@ -48,9 +49,7 @@ def provenance(
 
 def describe_file(path: str | Path) -> dict[str, Any]:
     """Name, size and SHA-256 of a file as it lies on disk (compressed, if it is)."""
-    with Path(path).open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"name": Path(path).name, "bytes": Path(path).stat().st_size, "sha256": digest}
+    return {"name": Path(path).name, "bytes": Path(path).stat().st_size, "sha256": sha256_of(path)}
 
 
 def hash_weights(model: Model) -> str:

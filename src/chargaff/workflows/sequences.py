@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from chargaff.errors import ConfigError, InputError
 from chargaff.io.fasta import Genome
 from chargaff.io.records import read_records
+from chargaff.io.regions import read_regions
 from chargaff.io.tables import column_names, read_table
 from chargaff.seq.alphabet import Sequence, find_invalid, to_array, upper
 from chargaff.seq.interval import Interval, Strand
@@ -22,6 +23,7 @@ from chargaff.seq.interval import Interval, Strand
 _LOWER = bytes(range(ord("a"), ord("z") + 1))
 
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
+INTERVAL_ENDINGS = (".bed", ".gff", ".gff3", ".gtf")
 NAME_COLUMNS = ("id", "name")
 """Columns that hold the names of a table's sequences; the first that exists is taken."""
 
@@ -177,12 +179,13 @@ def _reason(letters: Sequence, counts: tuple[int, int, int, int], max_unknown: f
 def read_sequences(
     source: str | os.PathLike[str], *, genome: str | os.PathLike[str] | None = None, column: str | None = None
 ) -> Sequences:
-    """The sequences of a file; its kind follows from the ending: .bed, or .csv, .tsv, .parquet, .jsonl.
+    """The sequences of a file.
 
-    Anything else, and "-" (standard input), is FASTA or FASTQ. FASTA names must be unique.
+    With `genome` it is a list of intervals: BED, GFF, GTF, or a table with contig, start and end. Otherwise a file that
+    ends in .csv, .tsv, .parquet or .jsonl is a table, and anything else, "-" (standard input) too, FASTA or FASTQ.
 
     Args:
-        genome: FASTA file that a BED file refers to.
+        genome: FASTA file that the intervals refer to.
         column: of a table: where the sequences are. Names are taken from a column "id" or "name" if there is one,
             else from the row number.
 
@@ -192,14 +195,12 @@ def read_sequences(
     """
     name = os.fspath(source)
     kind = Path(name.removesuffix(".gz").removesuffix(".bgz")).suffix.lower()
-    if kind != ".bed" and genome is not None:
-        raise ConfigError(f"--genome: only BED input refers to a genome; {name} is no .bed file")
-    if kind not in TABLE_ENDINGS and column is not None:
-        raise ConfigError(f"--column: only tables have columns; {name} ends in none of {', '.join(TABLE_ENDINGS)}")
-    if kind == ".bed":
-        if genome is None:
-            raise ConfigError(f"--genome: {name} holds intervals; name the FASTA file they refer to")
+    if column is not None and (genome is not None or kind not in TABLE_ENDINGS):
+        raise ConfigError(f"--column: only tables of sequences ({', '.join(TABLE_ENDINGS)}) have one, not {name}")
+    if genome is not None:
         return _read_intervals(name, genome)
+    if kind in INTERVAL_ENDINGS:
+        raise ConfigError(f"--genome: {name} holds intervals; name the FASTA file they refer to")
     if kind in TABLE_ENDINGS:
         return _read_column(name, column)
     records = list(read_records(source, keep_case=True, allow_empty=True))
@@ -226,4 +227,11 @@ def _read_column(path: str, column: str | None) -> Sequences:
 
 
 def _read_intervals(path: str, genome: str | os.PathLike[str]) -> Sequences:
-    raise NotImplementedError
+    reference = Genome(genome, keep_case=True)
+    regions = read_regions(path)
+    regions.contig_ids(reference)  # checks every contig and end
+    names = regions.columns.get("name", [""] * len(regions))
+    ids = (
+        str(interval) if name in ("", ".", None) else str(name) for name, interval in zip(names, regions, strict=True)
+    )
+    return OnGenome(reference, regions, ids)
