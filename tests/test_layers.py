@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"seq", "io", "tokenizers"},
     # data.rng and data.augment: the keyed random numbers and the device-side augmentation that `Task.prepare` applies
     "tasks": {"nn", "data.batch", "data.rng", "data.augment", "model", "tokenizers"},
-    "train": {"tasks", "data", "hub", "model", "config"},
+    "train": {"tasks", "data", "hub", "families", "io", "model", "config"},
     "workflows": UP_TO_TRAIN,
     "report": {*UP_TO_TRAIN, "workflows"},
     "integrations": {*UP_TO_TRAIN, "workflows"},

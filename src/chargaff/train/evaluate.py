@@ -1,0 +1,56 @@
+"""Loss and metrics of a model on held-out data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import nn
+
+from chargaff.data.batch import Batch
+from chargaff.data.rng import SampleRng
+from chargaff.model import Model
+from chargaff.tasks.protocol import Metrics, Task
+
+EVALUATION_EPOCH = -1
+"""Random numbers of evaluation (what is masked) come from this epoch, so every evaluation asks the same."""
+
+
+def evaluate(model: Model, task: Task, batches: Iterable[Batch], *, seed: int, precision: str = "32") -> Metrics:
+    """The task's metrics after all batches; those of all processes where there are several.
+
+    The model's mode and gradients are left as they were.
+    """
+    metrics = task.metrics()
+    rng = SampleRng(seed, EVALUATION_EPOCH)
+    with evaluating(model), torch.inference_mode(), autocast(model.device, precision):
+        for batch in batches:
+            ready = task.prepare(batch.to(model.device), rng, is_training=False)
+            metrics.update(ready, task.loss(model, ready))
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        states = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(states, metrics.state())
+        metrics.merge(states)
+    return metrics
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in evaluation mode; the former mode is put back on exit, also after an error."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield model
+    finally:
+        model.train(was_training)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """The context in which forward passes of this precision run."""
+    if precision == "32":
+        return nullcontext()
+    context: AbstractContextManager[None] = torch.autocast(
+        device.type, torch.bfloat16 if precision == "bf16-mixed" else torch.float16
+    )
+    return context

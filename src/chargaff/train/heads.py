@@ -1,0 +1,37 @@
+"""Putting a task's head on a model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from chargaff.errors import ConfigError
+from chargaff.families import get_family
+from chargaff.hub.heads import build_head
+from chargaff.model import Model
+from chargaff.tasks.protocol import Task
+
+
+def attach_head(model: Model, task: Task, labels: tuple[str, ...] = ()) -> None:
+    """Gives the model the head that the task needs, with fresh weights from torch's global generator.
+
+    A head that fits is kept, weights and all; the model's description follows.
+
+    Args:
+        labels: names of the head's outputs; () keeps what the model says of a head that stays.
+
+    Raises:
+        ConfigError: the model cannot do this task, or there is not one label per output.
+    """
+    wanted = task.head(model)
+    if wanted is None:
+        if labels and labels != model.spec.labels:
+            model.spec = replace(model.spec, labels=labels)
+        return
+    kind, options = wanted
+    if labels and len(labels) != options.get("num_outputs"):
+        raise ConfigError(f"task: {len(labels)} labels for {options.get('num_outputs')} outputs")
+    spec = model.spec
+    head, complete = build_head(get_family(spec.family), kind, spec.config, model.backbone, options)
+    model.head = head if head is None else head.to(model.device)
+    parent = spec.parent or spec.name
+    model.spec = replace(spec, head=kind, head_options=complete, labels=labels, parent=parent, sha256="")

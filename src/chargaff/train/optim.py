@@ -1,0 +1,98 @@
+"""Parameter groups and optimizers (caduceus sheet 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from chargaff.errors import ConfigError
+from chargaff.model import Model
+from chargaff.train.config import OptimSpec
+
+
+def parameter_groups(model: Model, spec: OptimSpec) -> list[dict[str, Any]]:
+    """Trainable parameters by weight decay and learning-rate scale, in the order of `named_parameters`.
+
+    Not decayed, in the backbone and in a head that came with it: names that end in "bias", parameters with a true
+    attribute `no_weight_decay`, everything of an `nn.Embedding` (thus also a tied head), weights of norms that have a
+    bias. RMSNorm weights and a new head's bias follow the spec. Each group also holds "names" and "lr_scale".
+
+    Raises:
+        ConfigError: nothing to train.
+    """
+    exempt = _exempt(model, spec)
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decay = 0.0 if id(parameter) in exempt else spec.weight_decay
+        scale = spec.layer_decay ** _depth_from_top(model, name) if spec.layer_decay < 1 else 1.0
+        group = groups.setdefault((decay, scale), {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale})
+        group["params"].append(parameter)
+        group["names"].append(name)
+    if not groups:
+        raise ConfigError("train.freeze_backbone: no parameter is left to train; this model has no head of its own")
+    return list(groups.values())
+
+
+def make_optimizer(model: Model, spec: OptimSpec) -> Optimizer:
+    """The optimizer over `parameter_groups`; learning rates are set before each step by `set_learning_rate`."""
+    groups = parameter_groups(model, spec)
+    if spec.kind in ("adamw", "adam"):
+        make = torch.optim.AdamW if spec.kind == "adamw" else torch.optim.Adam
+        return make(groups, lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay)
+    if spec.kind == "rmsprop":
+        return torch.optim.RMSprop(
+            groups, lr=spec.lr, eps=spec.eps, momentum=spec.momentum, weight_decay=spec.weight_decay
+        )
+    return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
+
+
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def _exempt(model: Model, spec: OptimSpec) -> set[int]:
+    """Identities of the parameters that are not decayed."""
+    exempt = set[int]()
+    for module_name, module in model.named_modules():
+        is_new_head = module_name.startswith("head") and model.spec.head != "lm"
+        for name, parameter in module.named_parameters(recurse=False):
+            if is_new_head:
+                is_exempt = name.endswith("bias") and not spec.decay_head_bias
+            else:
+                is_exempt = name.endswith("bias") or _is_exempt_weight(module, parameter, spec)
+            if is_exempt or isinstance(module, nn.Embedding) or getattr(parameter, "no_weight_decay", False):
+                exempt.add(id(parameter))
+    return exempt
+
+
+def _is_exempt_weight(module: nn.Module, parameter: nn.Parameter, spec: OptimSpec) -> bool:
+    """Whether it is the gain of a norm: a vector called weight. Norms without a bias are RMS norms."""
+    if parameter is not getattr(module, "weight", None) or parameter.ndim != 1:
+        return False
+    return getattr(module, "bias", None) is not None or not spec.decay_rms_norm
+
+
+def _depth_from_top(model: Model, name: str) -> int:
+    """0 for the head and final norm, 1 for the last block, ..., number of blocks + 1 for the embedding."""
+    blocks = getattr(model.backbone, "blocks", None)
+    if blocks is None:
+        raise ConfigError(f"train.optim.layer_decay: {model.spec.family} is not made of blocks")
+    number = {id(parameter): index for index, block in enumerate(blocks) for parameter in block.parameters()}
+    embeddings = {id(parameter) for parameter in _embedding_parameters(model.backbone)}
+    parameter = model.get_parameter(name)
+    if id(parameter) in embeddings:
+        return len(blocks) + 1
+    return len(blocks) - number[id(parameter)] if id(parameter) in number else 0
+
+
+def _embedding_parameters(backbone: nn.Module) -> Iterator[nn.Parameter]:
+    for module in backbone.modules():
+        if isinstance(module, nn.Embedding):
+            yield from module.parameters()
