@@ -173,6 +173,8 @@ def read_gff(path: str | os.PathLike[str], *, types: Collection[str] | None = No
             raise rows.error(line, f"start {first_pos1}: GFF and GTF count from 1")
         strand = "." if strand == "?" else strand
         rows.add(contig, first_pos1 - 1, last_pos1, line, [source, kind, score, phase, attributes], strand)
+    if types is not None and not rows.contigs:
+        raise InputError(f"{rows.source}: the file holds no feature of type {' or '.join(types)}")
     return rows.regions(_GFF_COLUMNS)
 
 
