@@ -87,19 +87,16 @@ def test_windows_past_an_edge_or_with_n_are_left_out_and_counted():
     assert (len(windows), counts["with unknown bases"]) == (3, 1)
 
 
-def test_equal_windows_are_merged_and_contradicting_ones_dropped():
+def test_windows_that_contradict_each_other_are_dropped_on_either_strand():
     repeat = TOY[90:110]
     other = to_string(reverse_complement(to_array(repeat)))
-    same_label = TOY[:1490] + repeat + TOY[1510:]
     exons = [*EXONS, exon(1450, 1500, transcript="t6"), exon(1600, 1700, transcript="t6")]
-    windows, counts = make(exons, toy=same_label, neither_ratio=0)
-    assert (counts["repeated"], counts["contradicting"], len(windows)) == (1, 0, 5)
-    contradicting = TOY[:1590] + other + TOY[1610:]  # the donor's window, now at an acceptor of the other strand
-    exons = [*EXONS, exon(1450, 1500, transcript="t6"), exon(1600, 1700, transcript="t6")]
-    windows, counts = make(exons, toy=contradicting, neither_ratio=0)
-    assert (counts["repeated"], counts["contradicting"]) == (1, 1)
-    assert ("donor", 90, 110, "+") not in rows(windows)
-    assert ("acceptor", 1590, 1610, "+") not in rows(windows)
+    windows, counts = make(exons, toy=TOY[:1490] + repeat + TOY[1510:], neither_ratio=0)  # two donors
+    assert (counts["contradicting"], len(windows)) == (0, 6)
+    windows, counts = make(exons, toy=TOY[:1590] + other + TOY[1610:], neither_ratio=0)  # a donor and an acceptor
+    assert counts["contradicting"] == 2
+    assert rows(windows).isdisjoint({("donor", 90, 110, "+"), ("acceptor", 1590, 1610, "+")})
+    assert len(windows) == 4
 
 
 def test_others_keep_their_distance_and_decoys_look_like_sites():

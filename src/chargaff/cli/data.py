@@ -177,7 +177,8 @@ def prepare_splice(
     _print_table([("split", *classes), *rows])
     for name, shares in report.dinucleotides.items():
         print(f"{name}: " + ", ".join(f"{pair} {share:.1%}" for pair, share in list(shares.items())[:3]))
-    print("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items() if count))
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items() if count)
+    print(f"windows left out: {left_out or 'none'}")
 
 
 def _summary(row: dict[str, Any]) -> tuple[str, ...]:

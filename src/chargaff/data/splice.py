@@ -149,8 +149,8 @@ def splice_windows(
 ) -> tuple[SpliceWindows, dict[str, int]]:
     """All windows, ordered by contig, start, strand and label, and counts of what was left out and why.
 
-    Only windows wholly inside their contig and without N are made. Windows with the same bases, on whichever strand,
-    are one window if they agree in class; if they disagree, all of them are dropped.
+    Only windows wholly inside their contig and without N are made. Where windows with the same bases, on whichever
+    strand, are of different classes, all of them are dropped. Repeats of one class stay.
 
     Args:
         fetch: contig name -> its sequence; called once per contig that has exons.
@@ -163,7 +163,7 @@ def splice_windows(
         if exon.interval.strand is Strand.NONE:
             raise InputError(f"exon {exon.interval} of {exon.transcript!r} has no strand")
         by_contig[exon.interval.contig].append(exon)
-    counts = dict.fromkeys(("past a contig's end", "with unknown bases", "repeated", "contradicting"), 0)
+    counts = dict.fromkeys(("past a contig's end", "with unknown bases", "contradicting"), 0)
     parts = []
     for number, name in enumerate(sorted(by_contig)):
         sequence = upper(fetch(name))
@@ -174,7 +174,9 @@ def splice_windows(
     if not parts or not sum(len(part) for part in parts):
         raise InputError("the exons hold no intron whose splice sites have a window; are there transcripts of 2 exons?")
     windows = _join(parts)
-    kept = windows.select(_distinct(windows, counts))
+    is_contradicted = _contradicted(windows)
+    counts["contradicting"] = int(is_contradicted.sum())
+    kept = windows.select(~is_contradicted)
     return kept.select(np.lexsort((kept.label, kept.is_reverse, kept.start, kept.contig.astype(str)))), counts
 
 
@@ -271,12 +273,10 @@ def _join(parts: list[SpliceWindows]) -> SpliceWindows:
     return SpliceWindows(*(np.concatenate(column) for column in zip(*fields, strict=True)))
 
 
-def _distinct(windows: SpliceWindows, counts: dict[str, int]) -> NDArray[np.bool_]:
-    """[n] True for the first window of each group with the same bases, unless the group holds several classes."""
+def _contradicted(windows: SpliceWindows) -> NDArray[np.bool_]:
+    """[n] whether a window with the same bases is of another class."""
     first = first_occurrence(strandless_keys(windows.sequence))
-    is_first: NDArray[np.bool_] = first == np.arange(len(first))
-    is_conflict = np.zeros(len(first), dtype=bool)
-    is_conflict[first[windows.label != windows.label[first]]] = True
-    counts["repeated"] = int((~is_first).sum())
-    counts["contradicting"] = int(is_conflict.sum())
-    return is_first & ~is_conflict
+    differs = windows.label != windows.label[first]
+    is_contradicted = np.zeros(len(first), dtype=bool)
+    is_contradicted[first[differs]] = True
+    return is_contradicted[first]

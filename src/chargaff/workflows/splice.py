@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chargaff.data.holdout import HeldOut, read_held_out
-from chargaff.data.leakage import seen_in, strandless_keys
+from chargaff.data.leakage import first_occurrence, seen_in, strandless_keys
 from chargaff.data.splice import CLASSES, SpliceSpec, SpliceWindows, read_exons, splice_windows
 from chargaff.data.splits import block_split, region_split
 from chargaff.errors import InputError
@@ -91,9 +91,9 @@ def prepare_splice(
     """Writes the folder `out` with train, valid and test tables and `dataset.json`.
 
     Tables have the columns sequence (in transcript direction), label (acceptor, donor, neither), contig, start, end
-    (0-based, end exclusive) and strand. See `data.splice` for what the windows are, `Division` for the splits. A
-    training or validation sequence that also stands in the test set, or a training sequence that stands in the
-    validation set, on either strand, is dropped from the former.
+    (0-based, end exclusive) and strand. See `data.splice` for what the windows are, `Division` for the splits. No
+    sequence occurs twice, on whichever strand: of those in several splits the one in the test set is kept, or else
+    the one in the validation set.
 
     Args:
         genome: FASTA file.
@@ -164,40 +164,43 @@ def divide(
     is_held_out = HeldOut(division.exclude, contigs).overlap(contig, windows.start, windows.end)
     free = outside[~is_held_out[outside]]
     dropped["excluded"] = len(outside) - len(free)
-    if division.valid_fraction:
+    if division.valid_fraction and len(free) > 1:
         places = contig[free], windows.start[free], windows.end[free]
         chosen = block_split(*places, division.seed, division.valid_fraction, division.valid_block_bp)
         valid, train = free[chosen[0]], free[chosen[1]]
     else:
         valid, train = free[:0], free
     dropped["across a validation block's border"] = len(free) - len(valid) - len(train)
-    valid, train, leaks = _without_leaks(windows, train, valid, test)
-    splits = {"train": train, "valid": valid, "test": test}
+    splits, repeats = _without_repeats(windows, {"test": test, "valid": valid, "train": train})
     wanted = {"train": True, "valid": division.valid_fraction > 0, "test": bool(division.test_regions)}
     thinned: dict[str, NDArray[np.int64]] = {}
-    for number, (name, rows) in enumerate(splits.items()):
-        if not wanted[name]:
-            continue
+    for number, name in enumerate(name for name, is_wanted in wanted.items() if is_wanted):
+        rows = splits[name]
         if not len(rows):
-            raise InputError(
-                f"no window is left for the {name} split; check the regions, the exclusions and block sizes"
-            )
+            raise InputError(f"no window is left for the {name} split; check test regions, exclusions and block size")
         limit = division.max_train_per_class if name == "train" else division.max_eval_per_class
         thinned[name] = _thin(rows, windows.label, limit, np.random.default_rng((division.seed, number)))
-    dropped.update(leaks)
+    dropped.update(repeats)
     dropped["thinned"] = sum(len(splits[name]) - len(rows) for name, rows in thinned.items())
     return thinned, dropped
 
 
-def _without_leaks(
-    windows: SpliceWindows, train: NDArray[np.int64], valid: NDArray[np.int64], test: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[str, int]]:
-    """(validation, training, counts) without sequences of a later split; windows of one contig are distinct already."""
-    keys = {name: strandless_keys(windows.sequence[rows]) for name, rows in (("v", valid), ("t", train), ("e", test))}
-    in_test = seen_in(keys["v"], keys["e"])
-    leaks = seen_in(keys["t"], [*keys["e"], *keys["v"]])
-    counts = {"sequence also in a later split": int(in_test.sum() + leaks.sum())}
-    return valid[~in_test], train[~leaks], counts
+def _without_repeats(
+    windows: SpliceWindows, splits: Mapping[str, NDArray[np.int64]]
+) -> tuple[dict[str, NDArray[np.int64]], dict[str, int]]:
+    """(split -> rows, counts): of equal sequences only the first stays, in the order of the splits."""
+    earlier: set[bytes] = set()
+    counts = {"repeated in their split": 0, "that stand in an evaluation split": 0}
+    kept = {}
+    for name, rows in splits.items():
+        keys = strandless_keys(windows.sequence[rows])
+        is_leak = seen_in(keys, earlier)
+        is_first = first_occurrence(keys) == np.arange(len(keys))
+        counts["that stand in an evaluation split"] += int(is_leak.sum())
+        counts["repeated in their split"] += int((~is_first & ~is_leak).sum())
+        kept[name] = rows[is_first & ~is_leak]
+        earlier.update(keys)
+    return kept, counts
 
 
 def _thin(
