@@ -1,0 +1,107 @@
+"""What there is to know about checkpoints without running them; getting and exporting them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from chargaff.hub.catalog import Checkpoint, get_checkpoint, list_checkpoints
+from chargaff.hub.describe import describe
+from chargaff.hub.files import LocalFiles, find_cached, resolve
+from chargaff.hub.load import load
+from chargaff.hub.save import export, save
+from chargaff.io.atomic import output_errors
+
+OWN_LAYOUT = "chargaff"
+"""What `save` writes, beside the layouts of the families."""
+
+
+def checkpoint_rows() -> list[dict[str, Any]]:
+    """One entry a published checkpoint, for a table; `here` says whether its files are on this machine."""
+    return [
+        {
+            "name": row.name,
+            "family": row.family,
+            "head": row.head,
+            "context_bp": row.context_bp,
+            "params": row.params,
+            "strands": row.strands,
+            "licence": row.licence,
+            "here": is_here(row),
+        }
+        for row in list_checkpoints()
+    ]
+
+
+def is_here(row: Checkpoint) -> str:
+    """ "yes", "no", or "no weights" where none are published."""
+    if row.hub_id is None:
+        return "no weights"
+    return "yes" if all(find_cached(row).values()) else "no"
+
+
+def describe_checkpoint(name_or_path: str) -> dict[str, Any]:
+    """Everything known about a published checkpoint, or about a model on this machine; uses no network.
+
+    Raises:
+        ConfigError: no such name or path; the nearest names are suggested.
+        CheckpointError: a path that holds no model.
+    """
+    if any(row.name == name_or_path for row in list_checkpoints()):
+        row = get_checkpoint(name_or_path)
+        described = asdict(row)
+        described["files"] = _places(find_cached(row)) if row.hub_id else {}
+        return described
+    files = resolve(name_or_path, offline=True)
+    spec = describe(files, {}).spec
+    return {
+        "name": files.name,
+        "family": spec.family,
+        "head": spec.head or "as the tensors tell",
+        "context_bp": spec.context_bp,
+        "strands": spec.strands,
+        "pooling": spec.pooling,
+        "labels": list(spec.labels),
+        "licence": spec.licence,
+        "paper": spec.paper,
+        "parent": spec.parent,
+        "config": spec.config.to_json(),
+        "files": _places({path.name: path for path in (files.weights, files.config) if path is not None}),
+    }
+
+
+def download_checkpoint(name: str, *, offline: bool = False) -> LocalFiles:
+    """The files of a published checkpoint or hub repository, fetched and verified.
+
+    Raises:
+        ConfigError: no such name.
+        CheckpointError: out of reach, or damaged.
+    """
+    return resolve(name, offline=offline)
+
+
+def export_checkpoint(
+    name_or_path: str, folder: Path, *, layout: str = "hub", overwrite: bool = False, offline: bool = False
+) -> None:
+    """A model as a folder.
+
+    Args:
+        layout: one that the family can write ("hub": as its authors publish), or "chargaff": what `save` writes.
+
+    Raises:
+        ConfigError: no such name, or a layout the family cannot be written in.
+        CheckpointError: the model cannot be loaded.
+        InputError: the folder exists or cannot be written.
+    """
+    model = load(name_or_path, device="cpu", offline=offline)
+    with output_errors(folder):
+        if layout == OWN_LAYOUT:
+            save(model, folder, overwrite=overwrite)
+        else:
+            export(model, folder, layout, overwrite=overwrite)
+
+
+def _places(files: Mapping[str, Path | None]) -> dict[str, str]:
+    return {name: "not downloaded" if path is None else str(path) for name, path in files.items()}
