@@ -124,9 +124,8 @@ def _parse(family: Family, published: Mapping[str, Any], overrides: Mapping[str,
     for key in overrides:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            raise ConfigError(
-                f"config.{key}: unknown key, {f'did you mean {near[0]!r}?' if near else f'known: {known}'}"
-            )
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"config.{key}: unknown key, {hint}")
     try:
         return family.config.from_json({**published, **overrides})  # type: ignore[attr-defined]
     except ConfigError as error:

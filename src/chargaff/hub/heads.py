@@ -65,7 +65,7 @@ def stored_head(family: Family, config: Any, backbone: nn.Module, state: Mapping
     return "lm" if not own or own & names else "none"
 
 
-def choose_head(wanted: str | None, stored: str, family: Family, where: str) -> str:
+def choose_head(wanted: str | None, stored: str, family: Family, state: Mapping[str, Tensor], where: str) -> str:
     """The kind to build.
 
     Raises:
@@ -76,7 +76,7 @@ def choose_head(wanted: str | None, stored: str, family: Family, where: str) -> 
         return wanted or stored
     if wanted == "lm" and family.lm_head is not None:
         return wanted
-    if {wanted, stored} == {"sequence", "token"}:
+    if {wanted, stored} == {"sequence", "token"} and _LINEAR in state:
         return wanted  # one and the same linear layer
     if wanted in ("sequence", "token", *family.extra_heads):
         raise CheckpointError(

@@ -15,12 +15,14 @@ from chargaff.errors import BackendError, CheckpointError, ConfigError
 from chargaff.families import get_family
 from chargaff.families.protocol import Family
 from chargaff.hub.assign import assign, replace_tensor
+from chargaff.hub.catalog import list_checkpoints
 from chargaff.hub.describe import Description, describe
 from chargaff.hub.download import sha256_of
 from chargaff.hub.files import LocalFiles, resolve
 from chargaff.hub.heads import build_head, choose_head, options_from, stored_head
 from chargaff.hub.readers import read_weights, shards_of
 from chargaff.model import Model, ModelSpec
+from chargaff.nn.heads import SequenceHead, TokenHead
 from chargaff.tokenizers.protocol import Tokenizer
 
 __all__ = ["assign", "create", "from_tensors", "load"]
@@ -64,7 +66,7 @@ def load(
         dtype=number,
         tokenizer=description.tokenizer,
     )
-    model.spec = replace(model.spec, sha256=_checked_sum(files, description.sums))
+    model.spec = _identified(replace(model.spec, sha256=_checked_sum(files, description.sums)))
     _show_licence(model.spec.name, model.spec.licence, model.spec.paper)
     return model.eval()
 
@@ -182,7 +184,7 @@ def _from_state(
     with torch.device("meta"):
         backbone = family.backbone(spec.config)
         stored = spec.head or stored_head(family, spec.config, backbone, state)
-        kind = choose_head(wanted, stored, family, where)
+        kind = choose_head(wanted, stored, family, state, where)
         given = {**options_from(kind, family, spec.config, backbone, state), **spec.head_options}
         head, options = build_head(family, kind, spec.config, backbone, given if kind not in ("lm", "none") else {})
     model = Model(
@@ -206,9 +208,11 @@ def _fill_fresh(model: Model, family: Family, seed: int) -> None:
         replace_tensor(tensor, value.fill_(torch.nan) if value.is_floating_point() else value.zero_())
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        for part in (model.backbone, model.head):
-            if part is not None:
-                family.init(part, model.spec.config)
+        family.init(model.backbone, model.spec.config)
+        if isinstance(model.head, SequenceHead | TokenHead):
+            model.head.linear.reset_parameters()
+        elif model.head is not None:
+            family.init(model.head, model.spec.config)
     left = [name for name, tensor in model.state_dict().items() if tensor.isnan().any()]
     assert not left, f"the family's init leaves {left} as they were"
     model.backbone.init_buffers(torch.device("cpu"))  # type: ignore[operator]
@@ -236,6 +240,14 @@ def _checked_sum(files: LocalFiles, recorded: Mapping[str, str]) -> str:
     if len(sums) == 1:
         return next(iter(sums.values()))
     return hashlib.sha256("\n".join(sums.values()).encode()).hexdigest()
+
+
+def _identified(spec: ModelSpec) -> ModelSpec:
+    """With the licence and paper of a published checkpoint, if the weight file is a copy of one."""
+    row = next((row for row in list_checkpoints() if spec.sha256 in row.files.values()), None)
+    if row is None or spec.licence:
+        return spec
+    return replace(spec, licence=row.licence, paper=row.paper, notes={**spec.notes, "copy_of": row.name})
 
 
 @cache
