@@ -223,7 +223,7 @@ def _open(path: Path, memory_limit_bytes: int) -> tuple[Spans, FastaIndex]:
         raise InputError(f"{path}: the file is empty")
     if is_gzip(head) and not is_bgzf(head):
         return _load(path, memory_limit_bytes, "plain gzip")
-    kind = foreign_format(head)
+    kind = "FASTQ" if head.lstrip()[:1] == b"@" else foreign_format(head)
     if kind is not None:
         raise InputError(f"{path}: expected FASTA, found {kind}")
     spans = _spans(path)

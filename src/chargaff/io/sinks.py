@@ -101,7 +101,7 @@ class ParquetSink:
         self._columns = schema
         self._schema = pa.schema([(column.name, _arrow_type(column)) for column in schema], metadata=pairs)
         self._file = part.open("wb")
-        self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd", write_page_checksum=True)
         self._order = InOrder(schema, self._take)
         self._held: list[Any] = []
         self._held_bytes = 0

@@ -170,7 +170,7 @@ def _open_delimited(
 def _open_parquet(path: str | os.PathLike[str], columns: Collection[str] | None) -> Iterator[Opened]:
     import pyarrow.parquet as pq
 
-    with user_file_errors(path), Path(path).open("rb") as handle, pq.ParquetFile(handle) as file:
+    with user_file_errors(path), Path(path).open("rb") as handle, pq.ParquetFile(handle, page_checksum_verification=True) as file:
         available = file.schema_arrow.names
         wanted = None if columns is None else [name for name in columns if name in available]
         yield available, _or_empty(file.iter_batches(columns=wanted), file.schema_arrow)
