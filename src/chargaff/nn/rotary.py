@@ -18,6 +18,6 @@ def rotate_pairs(x: Tensor, angles: Tensor) -> Tensor:
     Args:
         x: [..., T, P]; angles: [T, P / 2].
     """
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
     cos, sin = angles.cos(), angles.sin()
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)

@@ -65,7 +65,7 @@ class Attention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """[B, T, heads P] -> [B, heads, T, P]."""
-        return x.unflatten(-1, (-1, self.config.head_width)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], -1, self.config.head_width).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
