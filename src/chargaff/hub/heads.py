@@ -34,8 +34,7 @@ def build_head(
         return family.lm_head(config, backbone), {}
     own = family.extra_heads.get(kind)
     if own is None and kind not in ("sequence", "token"):
-        kinds = ["none", *(["lm"] if family.lm_head else []), "sequence", "token", *family.extra_heads]
-        raise ConfigError(f"model.head: expected one of {', '.join(dict.fromkeys(kinds))}, got {kind!r}")
+        raise _unknown_head(family, kind)
     num_outputs = options.get("num_outputs")
     if not isinstance(num_outputs, int) or num_outputs < 1:
         raise ConfigError(f"model.head: a {kind!r} head needs num_outputs, a positive integer, got {num_outputs!r}")
@@ -83,8 +82,7 @@ def choose_head(wanted: str | None, stored: str, family: Family, state: Mapping[
             f"{where}: holds no {wanted!r} head (it has: {stored}); fine-tune one with `chargaff finetune`, "
             "or load with head='none'"
         )
-    kinds = dict.fromkeys(["none", *(["lm"] if family.lm_head else []), "sequence", "token", *family.extra_heads])
-    raise ConfigError(f"model.head: expected one of {', '.join(kinds)}, got {wanted!r}")
+    raise _unknown_head(family, wanted)
 
 
 def options_from(
@@ -102,3 +100,8 @@ def options_from(
             if two[name].shape[axis] != size and f"head.{name}" in state:
                 return {"num_outputs": state[f"head.{name}"].shape[axis]}
     return {}
+
+
+def _unknown_head(family: Family, kind: str) -> ConfigError:
+    kinds = dict.fromkeys(["none", *(["lm"] if family.lm_head else []), "sequence", "token", *family.extra_heads])
+    return ConfigError(f"model.head: expected one of {', '.join(kinds)}, got {kind!r}")
