@@ -10,8 +10,7 @@ from cyclopts import App, Parameter
 from chargaff.cli.main import ExitCode
 
 app = App(name="data", help="Data sets: list the known ones, check a local copy, prepare tables.")
-prepare = App(name="prepare", help="Make the tables of a data set.")
-app.command(prepare)
+prepare = app.command(App(name="prepare", help="Make the tables of a data set."))
 
 Output = Annotated[Path, Parameter(alias="-o")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]

@@ -112,8 +112,11 @@ def get_dataset(name: str) -> Dataset:
     found = [row for row in rows if name in (row.name, row.name.partition("/")[2])]
     if len(found) == 1:
         return found[0]
-    known = [row.name for row in (found or rows)]
-    near = known if found else difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    near = [row.name for row in found]
+    if not found:
+        spellings = {spelling: row.name for row in rows for spelling in (row.name.partition("/")[2], row.name)}
+        matches = difflib.get_close_matches(name, spellings, n=3)
+        near = list(dict.fromkeys(spellings[match] for match in matches))
     hint = f"did you mean {' or '.join(near)}?" if near else "`chargaff data list` names them"
     raise ConfigError(f"{name!r} is {'more than one' if found else 'no'} known data set; {hint}")
 
