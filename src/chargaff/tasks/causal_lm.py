@@ -22,9 +22,9 @@ def next_tokens(tokens: Tensor, last_id: int, mask: Tensor | None = None) -> Ten
     Args:
         mask: [B, T] True where real; None: all real.
     """
-    successor = torch.cat([tokens[:, 1:], torch.full_like(tokens[:, :1], last_id)], 1)
     if mask is None:
-        return successor
+        return torch.cat([tokens[:, 1:], torch.full_like(tokens[:, :1], last_id)], 1)
+    successor = torch.cat([tokens[:, 1:], tokens[:, -1:]], 1)  # after padding comes padding
     goes_on = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)
     return successor.masked_fill(mask & ~goes_on, last_id)
 
