@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from chargaff.errors import CheckpointError, ConfigError, InputError
+from chargaff.hub.catalog import get_checkpoint
 from chargaff.hub.download import sha256_of
 from chargaff.hub.load import create, load
 from chargaff.hub.save import export, save
@@ -228,14 +229,42 @@ def test_export_after_saving_and_loading_is_still_the_published_folder(published
     assert (tmp_path / "out/model.safetensors").read_bytes() == (published / "model.safetensors").read_bytes()
 
 
-def test_classifier_in_the_published_layout(tmp_path):
+@pytest.mark.parametrize("labels", [(), ("donor", "acceptor", "neither")])
+def test_classifier_in_the_published_layout(tmp_path, labels):
     model = create("caduceus", TINY, head="sequence", num_outputs=3, bias=False)
-    model.spec = replace(model.spec, context_bp=64)
+    model.spec = replace(model.spec, context_bp=64, labels=labels)
     export(model, tmp_path / "out")
     assert "score.weight" in load_file(tmp_path / "out" / "model.safetensors")
     again = load(tmp_path / "out", device="cpu")
     assert again.spec.head == "sequence"
+    assert again.spec.labels == (labels or ("LABEL_0", "LABEL_1", "LABEL_2"))
     assert torch.equal(again.head.linear.weight, model.head.linear.weight)
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "message"),
+    [
+        ("caduceus", "sequence", "no place for this model's sequence head: .*head.linear.bias"),
+        ("caduceus", "token", "published layout has lm, sequence, none, got 'token'"),
+        ("mamba", "sequence", "no place for this model's sequence head"),
+    ],
+)
+def test_heads_that_the_published_layout_does_not_know(tmp_path, family, head, message):
+    config = {"d_model": 16, "n_layer": 2, "vocab_size": 12}
+    model = create(family, config, head=head, num_outputs=3)
+    model.spec = replace(model.spec, context_bp=64)
+    with pytest.raises(ConfigError, match=message):
+        export(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "size"), [("caduceus-ph-1k-256", 7_746_792), ("caduceus-ps-131k", 30_937_760)])
+def test_weight_file_has_the_size_of_the_published_one(tmp_path, name, size):
+    row = get_checkpoint(name)
+    model = create(row.family, row.config)
+    model.spec = replace(model.spec, context_bp=row.context_bp)
+    export(model, tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size == size  # caduceus sheet 1.1
 
 
 def test_mamba_is_exported_with_its_tied_head(tmp_path):

@@ -1,6 +1,6 @@
 """The contract between model families and the rest of the package (DESIGN 2.3, 2.4)."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -75,8 +75,10 @@ class Family:
     """"hub" | "lightning" | "jax" | ..."""
     recognises: Callable[[Mapping[str, Any]], bool] = lambda published: False
     """True if a published config.json belongs to this family."""
-    published_files: Callable[[Any, str, int | None], Mapping[str, str]] | None = None
-    """(config, head, context_bp) -> file name -> text that goes beside the weights in the "hub" layout."""
+    published_files: Callable[[Any, str, int | None, Sequence[str]], Mapping[str, str]] | None = None
+    """(config, head, context_bp, labels) -> file name -> text that goes beside the weights in the "hub" layout.
+
+    labels: names of a classifier's outputs. Raises ConfigError for a head that has no published form."""
     extra_heads: Mapping[str, Callable[[Any, nn.Module, int], nn.Module]] = field(default_factory=dict)
     """(config, backbone, num_outputs) -> head, for kinds where this family brings its own ("segmentation", ...)."""
     tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

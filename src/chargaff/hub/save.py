@@ -1,14 +1,16 @@
 """Models into folders: ours, which `load` takes back, or the published layout."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from chargaff.errors import ConfigError
+from chargaff.errors import CheckpointError, ConfigError
 from chargaff.families import get_family
+from chargaff.families.protocol import StateDict
 from chargaff.hub.assign import shared_names
 from chargaff.hub.download import sha256_of
 from chargaff.hub.manifest import MANIFEST, describe_model
@@ -43,7 +45,7 @@ def export(model: Model, path: str | Path, layout: str = "hub", *, overwrite: bo
         overwrite: replace what is there.
 
     Raises:
-        ConfigError: the layout is unknown or only read.
+        ConfigError: the layout is unknown or only read, or has no place for the head.
         InputError: the path is taken, or cannot be written.
     """
     spec = model.spec
@@ -53,13 +55,21 @@ def export(model: Model, path: str | Path, layout: str = "hub", *, overwrite: bo
     if write is None or family.published_files is None:
         known = ", ".join(writable) if family.published_files is not None else "none"
         raise ConfigError(f"layout: {spec.family} can be written in {known}, got {layout!r}")
-    tensors = write(stored_tensors(model), spec.config)
-    texts = family.published_files(spec.config, spec.head, spec.context_bp)
+    labels = spec.labels or [f"LABEL_{index}" for index in range(spec.head_options.get("num_outputs", 0))]
+    texts = family.published_files(spec.config, spec.head, spec.context_bp, labels)
+    tensors = _renamed(write, model, layout)
     with publish(path, overwrite=overwrite) as part:
         part.mkdir()
         _write_tensors(tensors, part / WEIGHTS)
         for name, text in sorted(texts.items()):
             write_atomically(part / name, text)
+
+
+def _renamed(write: Callable[[StateDict, Any], StateDict], model: Model, layout: str) -> StateDict:
+    try:
+        return write(stored_tensors(model), model.spec.config)
+    except CheckpointError as error:
+        raise ConfigError(f"layout {layout!r} has no place for this model's {model.spec.head} head: {error}") from error
 
 
 def stored_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -1,8 +1,10 @@
 """Tensor names of the published files and of training checkpoints (caduceus sheet 2.8)."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+from chargaff.errors import ConfigError
 from chargaff.families.caduceus.config import CaduceusConfig
 from chargaff.families.protocol import Layout, StateDict
 from chargaff.families.renaming import rename
@@ -19,7 +21,7 @@ _READ = [
 _WRITE = [
     (r"backbone\.(.*)", r"caduceus.backbone.\1"),
     (r"head\.linear\.weight", r"score.weight"),
-    (r"head\.(.*)", r"lm_head.\1"),
+    (r"head\.(?!linear\.)(.*)", r"lm_head.\1"),  # the published classifier has no bias
 ]
 
 
@@ -51,8 +53,12 @@ _AUTO_MAP = {
 }
 
 
-def published_files(config: CaduceusConfig, head: str, context_bp: int | None) -> dict[str, str]:
+def published_files(
+    config: CaduceusConfig, head: str, context_bp: int | None, labels: Sequence[str] = ()
+) -> dict[str, str]:
     """config.json and the tokenizer files as the published repositories hold them (sheet 1.1)."""
+    if head not in _ARCHITECTURES:
+        raise ConfigError(f"head: the published layout has {', '.join(_ARCHITECTURES)}, got {head!r}")
     values: dict[str, Any] = {
         **config.to_json(),
         "architectures": [_ARCHITECTURES[head]],
@@ -61,6 +67,9 @@ def published_files(config: CaduceusConfig, head: str, context_bp: int | None) -
         "torch_dtype": "float32",
         "transformers_version": "4.38.1",
     }
+    if head == "sequence":
+        values["id2label"] = {str(index): label for index, label in enumerate(labels)}
+        values["label2id"] = {label: index for index, label in enumerate(labels)}
     values["complement_map"] = {str(source): target for source, target in enumerate(config.complement)}
     tokenizer = CharTokenizer.standard()
     return {

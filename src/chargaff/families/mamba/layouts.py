@@ -1,6 +1,7 @@
 """Tensor names of published Mamba repositories and of training checkpoints (caduceus sheet 2.8)."""
 
 import json
+from collections.abc import Sequence
 
 from chargaff.families.mamba.config import MambaConfig
 from chargaff.families.protocol import Layout, StateDict
@@ -34,6 +35,8 @@ def write(state: StateDict, config: MambaConfig) -> StateDict:
 LAYOUTS = {"hub": Layout(read, write), "lightning": Layout(read)}
 
 
-def published_files(config: MambaConfig, head: str, context_bp: int | None) -> dict[str, str]:
+def published_files(
+    config: MambaConfig, head: str, context_bp: int | None, labels: Sequence[str] = ()
+) -> dict[str, str]:
     """config.json as published Mamba repositories hold it."""
     return {"config.json": json.dumps(config.to_json(), indent=2) + "\n"}
