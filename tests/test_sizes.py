@@ -27,15 +27,19 @@ def test_files_are_short_enough():
 
 
 def test_functions_are_short_enough():
-    """Kernels are exempt: unrolled loops read worse when they are cut up."""
+    """Docstrings do not count. Kernels are exempt: unrolled loops read worse when they are cut up."""
     wrong = []
     for path in python_files():
         if path.is_relative_to(SOURCE / "ops"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                lines = (node.end_lineno or 0) - node.lineno + 1
+                lines = length(node) - (length(node.body[0]) if ast.get_docstring(node) else 0)
                 if lines > FUNCTION_LINES:
                     where = f"{path.relative_to(REPOSITORY)}:{node.lineno}"
                     wrong.append(f"{where}: {node.name} has {lines} lines, at most {FUNCTION_LINES}")
     assert not wrong, "\n".join(wrong)
+
+
+def length(node: ast.stmt) -> int:
+    return (node.end_lineno or 0) - node.lineno + 1

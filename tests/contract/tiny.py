@@ -44,8 +44,8 @@ def random_tokens(model: Model, batch: int = 2, tokens: int = 37, *, seed: int =
 
 def relative_error(got: Tensor, expected: Tensor) -> float:
     """Root mean square of the difference over that of `expected`."""
-    difference = (got.double() - expected.double()).square().mean().sqrt()
-    return float(difference / expected.double().square().mean().sqrt().clamp_min(1e-30))
+    got, expected = got.detach().double(), expected.detach().double()
+    return float((got - expected).square().mean().sqrt() / expected.square().mean().sqrt().clamp_min(1e-30))
 
 
 def is_layered(model: Model) -> bool:
