@@ -244,9 +244,11 @@ def test_package_init_files_are_empty_where_they_should_be():
 def test_importing_a_module_only_defines_names():
     wrong = []
     for module, tree in modules().items():
-        for node in tree.body:
-            if module not in RUNS_WHEN_IMPORTED and not only_defines(node, is_op=module.startswith("ops.")):
-                wrong.append(f"{module}:{node.lineno} runs when imported: {ast.unparse(node)[:60]}")
+        wrong += [
+            f"{module}:{node.lineno} runs when imported: {ast.unparse(node)[:60]}"
+            for node in tree.body
+            if module not in RUNS_WHEN_IMPORTED and not only_defines(node, is_op=module.startswith("ops."))
+        ]
         wrong += [f"{module}:{n.lineno} global {n.names}" for n in ast.walk(tree) if isinstance(n, ast.Global)]
     assert not wrong, "\n".join(wrong)
 
