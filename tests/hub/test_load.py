@@ -483,3 +483,22 @@ def test_fresh_model_in_bfloat16_keeps_its_float32_islands():
 def test_wrong_requests_for_a_fresh_model(options, message):
     with pytest.raises(ConfigError, match=message):
         create(**{"family": "caduceus", "config": TINY_PH, **options})
+
+
+@pytest.mark.gpu
+def test_a_model_on_the_gpu_is_the_one_on_the_cpu(published):
+    here, there = load(published, device="cpu"), load(published, device="cuda")
+    assert {tensor.device.type for tensor in [*there.parameters(), *there.buffers()]} == {"cuda"}
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(here.parameters(), there.parameters(), strict=True))
+    names = dict(there.named_parameters(remove_duplicate=False))
+    assert len(names) > len(set(map(id, names.values()))), "ties are gone"
+
+
+@pytest.mark.gpu
+def test_fresh_weights_do_not_depend_on_the_device():
+    before = torch.cuda.get_rng_state()
+    there = create("caduceus", TINY_PS, seed=3, device="cuda")
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    here = create("caduceus", TINY_PS, seed=3)
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(here.parameters(), there.parameters(), strict=True))
+    assert sum(p.numel() for p in there.parameters()) == sum(p.numel() for p in here.parameters())

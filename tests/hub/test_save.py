@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,6 +160,21 @@ def test_a_failure_leaves_the_old_folder_and_nothing_else(saved):
         save(broken, saved, overwrite=True)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_full_disk_ends_in_one_line_and_leaves_nothing(tmp_path):
+    code = f"""
+import resource
+from chargaff.hub.load import create
+from chargaff.hub.save import save
+model = create("caduceus", {TINY})
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+save(model, {str(tmp_path / "model")!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].startswith("chargaff.errors.InputError")
+    assert "model: cannot be written (File too large); free some space" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_altered_weights_are_noticed(saved):

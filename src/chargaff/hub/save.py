@@ -1,10 +1,12 @@
 """Models into folders: ours, which `load` takes back, or the published layout."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -85,6 +87,12 @@ def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
         separate[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
-    save_file(separate, path, metadata={"format": "pt"})
+    try:
+        save_file(separate, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        system = re.search(r"\(os error (\d+)\)", str(error))
+        if system is None:
+            raise
+        raise OSError(int(system[1]), os.strerror(int(system[1])), str(path)) from error
     with path.open("rb") as file:
         os.fsync(file.fileno())
