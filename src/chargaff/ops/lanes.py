@@ -10,6 +10,7 @@ import hashlib
 import operator
 import threading
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -94,6 +95,11 @@ def view(tensor: torch.Tensor, *, backwards: bool = False) -> Any:
     tensor = tensor.detach()
     array = tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
     return array[:, ::-1] if backwards else array
+
+
+def sum_in_order(parts: torch.Tensor) -> torch.Tensor:
+    """The sum over axis 0, first to last, so that it does not depend on the number of threads."""
+    return reduce(torch.add, parts, parts.new_zeros(parts.shape[1:]))
 
 
 _one_at_a_time = threading.Lock()

@@ -9,7 +9,7 @@ same kernel on views that run backwards. `gated` says whether z is there, `posit
 """
 
 from dataclasses import dataclass
-from functools import cache, partial, reduce
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from chargaff.ops.lanes import (
     softplus,
     splat,
     store,
+    sum_in_order,
     total,
     view,
 )
@@ -375,11 +376,6 @@ def backward(inputs: Inputs, kept: Tensor, dy: Tensor, dlast: Tensor) -> Gradien
         _backward_kernel(element(inputs.u.dtype)), blocks_per_group, *inputs.arrays(), view(kept), along(dy),
         view(dlast), *results, view(dchannel), view(dinitial), inputs.z.numel() > 0, inputs.softplus,
     )  # fmt: skip
-    channel = _sum_of(dchannel)
+    channel = sum_in_order(dchannel)
     dA, dD, dbias = channel[:states].t().contiguous(), channel[states].clone(), channel[states + 1].clone()
-    return du, ddelta, dA, _sum_of(dB), _sum_of(dC), dD, dz, dbias, dinitial
-
-
-def _sum_of(parts: Tensor) -> Tensor:
-    """The sum over axis 0, first to last whatever the number of threads."""
-    return reduce(torch.add, parts[1:], parts[0].clone())
+    return du, ddelta, dA, sum_in_order(dB), sum_in_order(dC), dD, dz, dbias, dinitial

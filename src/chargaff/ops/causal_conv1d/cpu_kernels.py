@@ -1,0 +1,161 @@
+"""The convolution and its gradient as Numba kernels; vectors hold 16 adjacent channels.
+
+Work is cut into CHUNK rows of one sequence whatever the number of threads, and sums over rows are made per chunk and then
+in order, so results do not depend on threads. A reversed convolution is the same kernel on views that run backwards.
+x, y, past and their gradients are float32, or uint16 holding bfloat16; weights lie as [K, D].
+"""
+
+from functools import cache, partial
+from typing import Any
+
+import torch
+from numba import prange, types
+from torch import Tensor
+
+from chargaff.ops.lanes import (
+    LANES,
+    element,
+    fma,
+    inlined,
+    kernel,
+    launch,
+    load,
+    part,
+    scratch,
+    sigmoid,
+    splat,
+    store,
+    sum_in_order,
+    view,
+)
+
+CHUNK = 128
+"""Rows of one task."""
+
+
+@inlined
+def _row(x: Any, past: Any, b: int, t: int, d: int, count: int) -> Any:
+    """Channels d to d + 15 of position t; negative positions lie in `past`, whose last row is position -1."""
+    return load(x, (b, t, d), count) if t >= 0 else load(past, (b, t + past.shape[1], d), count)
+
+
+@inlined
+def _preactivation(x: Any, weight: Any, bias: Any, past: Any, b: int, t: int, d: int, count: int) -> Any:
+    taps = weight.shape[0]
+    value = load(bias, (d,), count)
+    for j in range(taps):
+        value = fma(load(weight, (j, d), count), _row(x, past, b, t - (taps - 1) + j, d, count), value)
+    return value
+
+
+@part
+def _forward_chunk(b: int, start: int, x: Any, weight: Any, bias: Any, past: Any, y: Any, silu: bool) -> None:
+    width = x.shape[2]
+    for t in range(start, min(start + CHUNK, x.shape[1])):
+        for d in range(0, width, LANES):
+            count = width - d
+            value = _preactivation(x, weight, bias, past, b, t, d, count)
+            store(y, (b, t, d), count, value * sigmoid(value) if silu else value)
+
+
+def _forward(x: Any, weight: Any, bias: Any, past: Any, y: Any, silu: bool) -> None:
+    chunks = (x.shape[1] + CHUNK - 1) // CHUNK
+    for task in prange(x.shape[0] * chunks):
+        _forward_chunk(task // chunks, task % chunks * CHUNK, x, weight, bias, past, y, silu)
+
+
+@part
+def _backward_chunk(
+    b: int,
+    start: int,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    past: Any,
+    dy: Any,
+    dx: Any,
+    dpast: Any,
+    dchannel: Any,
+    silu: bool,
+) -> None:
+    """dx of the chunk's rows (and dpast, by the first chunk); in dchannel [K + 1, D] its part of dweight, then dbias."""
+    length, width, taps = x.shape[1], x.shape[2], weight.shape[0]
+    stop = min(start + CHUNK, length)
+    padded = (width + LANES - 1) // LANES * LANES
+    sums = scratch((taps + 1) * padded).reshape((taps + 1, padded))
+    sums[:] = 0
+    # gradients of the preactivation at the last K positions: position t is in row t % K
+    recent = scratch(taps * padded).reshape((taps, padded))
+    recent[:] = 0
+    for t in range(start, stop + taps - 1):
+        for d in range(0, width, LANES):
+            count = width - d
+            dvalue = splat(0.0)
+            if t < length:
+                dvalue = load(dy, (b, t, d), count)
+                if silu:
+                    value = _preactivation(x, weight, bias, past, b, t, d, count)
+                    s = sigmoid(value)
+                    dvalue = dvalue * s * fma(value, splat(1.0) - s, splat(1.0))
+            store(recent, (t % taps, d), LANES, dvalue)
+            if t < stop:
+                for j in range(taps):
+                    source = _row(x, past, b, t - (taps - 1) + j, d, count)
+                    store(sums, (j, d), LANES, fma(dvalue, source, load(sums, (j, d), LANES)))
+                store(sums, (taps, d), LANES, load(sums, (taps, d), LANES) + dvalue)
+            position = t - (taps - 1)  # no later row contributes to it
+            if position >= start or start == 0:
+                total = splat(0.0)
+                for j in range(min(taps, t + 1)):
+                    total = fma(load(weight, (j, d), count), load(recent, ((t - j) % taps, d), LANES), total)
+                if position >= 0:
+                    store(dx, (b, position, d), count, total)
+                else:
+                    store(dpast, (b, position + taps - 1, d), count, total)
+    for j in range(taps + 1):
+        for d in range(0, width, LANES):
+            store(dchannel, (j, d), width - d, load(sums, (j, d), LANES))
+
+
+def _backward(
+    x: Any, weight: Any, bias: Any, past: Any, dy: Any, dx: Any, dpast: Any, dchannel: Any, silu: bool
+) -> None:
+    chunks = (x.shape[1] + CHUNK - 1) // CHUNK
+    for task in prange(x.shape[0] * chunks):
+        start = task % chunks * CHUNK
+        _backward_chunk(task // chunks, start, x, weight, bias, past, dy, dx, dpast, dchannel[task], silu)
+
+
+@cache
+def _forward_kernel(kind: Any) -> Any:
+    rows, (bias, weight) = types.Array(kind, 3, "A"), (types.Array(types.float32, dim, "A") for dim in (1, 2))
+    return kernel(types.void(rows, weight, bias, rows, rows, types.boolean), _forward)
+
+
+@cache
+def _backward_kernel(kind: Any) -> Any:
+    rows, (bias, weight, sums) = types.Array(kind, 3, "A"), (types.Array(types.float32, dim, "A") for dim in (1, 2, 3))
+    return kernel(types.void(rows, weight, bias, rows, rows, rows, rows, sums, types.boolean), _backward)
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor, silu: bool, reverse: bool) -> Tensor:
+    """y [B, L, D]; weight is [D, K], past [B, K-1, D] in sequence order."""
+    y = torch.empty(x.shape, dtype=x.dtype)
+    along = partial(view, backwards=reverse)
+    weight = weight.t().contiguous()
+    launch(_forward_kernel(element(x.dtype)), along(x), view(weight), view(bias), along(past), along(y), silu)
+    return y
+
+
+def backward(
+    x: Tensor, weight: Tensor, bias: Tensor, past: Tensor, silu: bool, reverse: bool, dy: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, weight, bias, past."""
+    taps = weight.shape[1]
+    dx, dpast = torch.empty(x.shape, dtype=x.dtype), torch.empty(past.shape, dtype=x.dtype)
+    dchannel = torch.empty(x.shape[0] * -(-x.shape[1] // CHUNK), taps + 1, x.shape[2])
+    along = partial(view, backwards=reverse)
+    arrays = (along(x), view(weight.t().contiguous()), view(bias), along(past), along(dy), along(dx), along(dpast))
+    launch(_backward_kernel(element(x.dtype)), *arrays, view(dchannel), silu)
+    summed = sum_in_order(dchannel)
+    return dx, summed[:taps].t().contiguous(), summed[taps].clone(), dpast
