@@ -112,7 +112,8 @@ class Caduceus(nn.Module):
         super().__init__()
         self.config = config
         self.width = config.d_model
-        self.rule = InputRule(padding="never")
+        is_causal = not config.bidirectional and not config.rcps
+        self.rule = InputRule(padding="causal" if is_causal else "never")
         self.checkpointing = False
         self.block_tokens = BLOCK_TOKENS
         self.embeddings = Embeddings(config)
