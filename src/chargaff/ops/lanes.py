@@ -50,15 +50,15 @@ _EXP2 = (
 _LOG1P = (0.666664183139801, 0.40021437406539917, 0.2800302803516388, 0.2800675332546234)
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
-_SOURCES = sorted(Path(__file__).parent.rglob("*.py"))
-_STAMP = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()
 
 
 class _Cache(FunctionCache):
-    """Numba's cache on disk, which watches the kernel's own file only; this one expires with any source of ops."""
+    """Numba's cache on disk, which watches the kernel's own file; this one watches its folder and this file."""
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
-        return (*super()._index_key(sig, codegen), _STAMP)
+        sources = [Path(__file__), *sorted(Path(self._py_func.__code__.co_filename).parent.glob("*.py"))]
+        stamp = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+        return (*super()._index_key(sig, codegen), stamp)
 
 
 def kernel(signature: Any, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -30,7 +30,8 @@ def run(
     rows = _adjacent(x if x.dtype == torch.bfloat16 else x.float())
     initial = None if initial_state is None else _adjacent(initial_state.to(rows.dtype))
     bias = None if bias is None else bias.float()
-    return convolve(rows, weight.float(), bias, initial, activation == "silu", reverse).to(x.dtype)
+    y: Tensor = convolve(rows, weight.float(), bias, initial, activation == "silu", reverse)
+    return y.to(x.dtype)
 
 
 def _adjacent(x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The convolution and its gradient as Numba kernels; vectors hold 16 adjacent channels.
 
-Work is cut into CHUNK rows of one sequence whatever the number of threads, and sums over rows are made per chunk and then
-in order, so results do not depend on threads. A reversed convolution is the same kernel on views that run backwards.
-x, y, past and their gradients are float32, or uint16 holding bfloat16; weights lie as [K, D].
+Work is cut into CHUNK rows of one sequence whatever the number of threads, and sums over rows are made per chunk and
+then in order, so results do not depend on threads. A reversed convolution is the same kernel on views that run
+backwards. x, y, past and their gradients are float32, or uint16 holding bfloat16; weights lie as [K, D].
 """
 
 from functools import cache, partial
@@ -78,7 +78,7 @@ def _backward_chunk(
     dchannel: Any,
     silu: bool,
 ) -> None:
-    """dx of the chunk's rows (and dpast, by the first chunk); in dchannel [K + 1, D] its part of dweight, then dbias."""
+    """dx of the chunk's rows, dpast in the first chunk; its part of dweight, then dbias, in dchannel [K + 1, D]."""
     length, width, taps = x.shape[1], x.shape[2], weight.shape[0]
     stop = min(start + CHUNK, length)
     padded = (width + LANES - 1) // LANES * LANES
