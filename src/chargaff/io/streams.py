@@ -70,7 +70,8 @@ def user_file_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     except (gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{name}: the gzip data is corrupt ({error}); copy or download it again") from None
     except OSError as error:
-        raise InputError(f"{name}: cannot be read ({error.strerror or error})") from None
+        reason = error.strerror or " ".join(str(error).split())
+        raise InputError(f"{name}: cannot be read ({reason})") from None
 
 
 @contextmanager

@@ -99,12 +99,14 @@ def column_names(path: str | os.PathLike[str], *, format: Format | None = None) 
 
 
 def _typed(batch: "pa.RecordBatch", types: Mapping[str, ColumnType]) -> "pa.RecordBatch":
+    """The batch with the stated types, after a look at every value (a damaged file can hold text that is none)."""
     import pyarrow as pa
 
-    fields = [
+    batch.validate(full=True)
+    fields = (
         field.with_type(_arrow_type(types[field.name])) if field.name in types else field for field in batch.schema
-    ]
-    return batch.cast(pa.schema(fields))
+    )
+    return batch.cast(pa.schema(list(fields)))
 
 
 @contextmanager
@@ -170,7 +172,8 @@ def _open_delimited(
 def _open_parquet(path: str | os.PathLike[str], columns: Collection[str] | None) -> Iterator[Opened]:
     import pyarrow.parquet as pq
 
-    with user_file_errors(path), Path(path).open("rb") as handle, pq.ParquetFile(handle, page_checksum_verification=True) as file:
+    with user_file_errors(path), Path(path).open("rb") as handle:
+        file = pq.ParquetFile(handle, page_checksum_verification=True)
         available = file.schema_arrow.names
         wanted = None if columns is None else [name for name in columns if name in available]
         yield available, _or_empty(file.iter_batches(columns=wanted), file.schema_arrow)
