@@ -72,6 +72,7 @@ def test_no_rows_give_an_empty_table(two_classes):
     sequences, target = two_classes
     baseline = fit_kmer_baseline(sequences[:200], target[:200], sequences[200:240], target[200:240], ks=(1,))
     assert baseline.predict([]).shape == (0, 2)
+    assert baseline.predict(np.zeros((0, 101), np.uint8)).shape == (0, 2)
 
 
 @pytest.mark.parametrize(
