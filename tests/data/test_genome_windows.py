@@ -181,8 +181,8 @@ def count_wrong_in_workers(folder: Path, workers: int, num_windows: int) -> int:
         return sum(job.result() for job in jobs)
 
 
-def test_two_spawned_workers_read_the_right_windows(tmp_path):
-    assert count_wrong_in_workers(tmp_path, 2, 4_000) == 0
+def test_a_spawned_worker_reads_the_right_windows(tmp_path):
+    assert count_wrong_in_workers(tmp_path, 1, 4_000) == 0
 
 
 @pytest.mark.slow

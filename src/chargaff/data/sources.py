@@ -125,7 +125,7 @@ class GenomeWindows:
     def __getitems__(self, indices: Sequence[int]) -> list[Example]:
         """The examples at these rows, read at once."""
         contig, start = self.places(indices)
-        end = np.minimum(start + self.window_bp, self.genome.lengths_bp[contig])
+        end = self._ends(contig, start)
         intervals = [
             Interval(self.genome.contigs[c], s, e)
             for c, s, e in zip(contig.tolist(), start.tolist(), end.tolist(), strict=True)
@@ -154,6 +154,10 @@ class GenomeWindows:
         start = np.maximum(np.minimum(self._start[region] + shift * self.window_bp, last_start), 0)
         return contig, start
 
+    def _ends(self, contig: NDArray[np.int64], start: NDArray[np.int64]) -> NDArray[np.int64]:
+        ends: NDArray[np.int64] = np.minimum(start + self.window_bp, self.genome.lengths_bp[contig])
+        return ends
+
     def _read(self, contig: NDArray[np.int64], start: NDArray[np.int64]) -> NDArray[np.uint8]:
         length_bp = self.genome.lengths_bp[contig]
         is_short = length_bp < self.window_bp
@@ -174,7 +178,7 @@ class GenomeWindows:
         for region in np.flatnonzero(places.overlap(self._contig.astype(np.int64), begin, end)):
             items = np.arange(region * self._per_region, (region + 1) * self._per_region)
             contig, start = self._items(items)
-            found.append(items[places.overlap(contig, start, start + self.window_bp)])
+            found.append(items[places.overlap(contig, start, self._ends(contig, start))])
         return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
     def _unknown(self, max_fraction: float) -> NDArray[np.int64]:
