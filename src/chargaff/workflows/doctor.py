@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from chargaff import __version__
+from chargaff.families.protocol import Backbone
 from chargaff.hub.load import load
 from chargaff.model import Model
 from chargaff.ops.dispatch import FORCED, list_backends
@@ -75,13 +76,15 @@ def check_strands(
 
     Args:
         model: a loaded model, or the name or path of one.
-        length_bp: of the sequence; an odd one is as good.
+        length_bp: of the sequence, unless the model takes one length only.
 
     Returns:
         One entry a property; those that the contract of the model's spec promises are marked.
     """
     if not isinstance(model, Model):
         model = load(model, device=device)
+    rule = cast(Backbone, model.backbone).rule
+    length_bp = rule.fixed_bp or min(length_bp, rule.max_tokens or length_bp)
     bases = np.frombuffer(b"ACGT", np.uint8)[np.random.default_rng(seed).integers(0, 4, length_bp)]
     pair = [
         torch.from_numpy(model.tokenizer.encode(strand, special=False)).to(model.device).unsqueeze(0)
