@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chargaff.ops.operators import operator
+
 missing = None if find_spec("numba") else "the package numba is not installed"
 
 
@@ -38,8 +40,7 @@ def _adjacent(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 else x.contiguous()
 
 
-@torch.library.custom_op("chargaff::causal_conv1d_cpu", mutates_args=(), device_types="cpu")
-def convolve(
+def _convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial: Tensor | None, silu: bool, reverse: bool
 ) -> Tensor:
     """y [B, L, D]."""
@@ -49,7 +50,6 @@ def convolve(
     return cpu_kernels.forward(x, weight, bias, initial, silu, reverse)
 
 
-@convolve.register_fake
 def _allocate(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial: Tensor | None, silu: bool, reverse: bool
 ) -> Tensor:
@@ -62,8 +62,7 @@ def _filled(x: Tensor, weight: Tensor, bias: Tensor | None, initial: Tensor | No
     return bias, initial
 
 
-@torch.library.custom_op("chargaff::causal_conv1d_cpu_backward", mutates_args=(), device_types="cpu")
-def convolve_backward(
+def _convolve_backward(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial: Tensor | None, silu: bool, reverse: bool, dy: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight, bias, initial."""
@@ -73,7 +72,6 @@ def convolve_backward(
     return cpu_kernels.backward(x, weight, bias, initial, silu, reverse, dy)
 
 
-@convolve_backward.register_fake
 def _allocate_gradients(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial: Tensor | None, silu: bool, reverse: bool, dy: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -93,4 +91,5 @@ def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return dx, dweight, None if bias is None else dbias, None if initial is None else dinitial, None, None
 
 
-convolve.register_autograd(_differentiate, setup_context=_remember)
+convolve = operator("causal_conv1d_cpu", "cpu", _convolve, _allocate, _remember, _differentiate)
+convolve_backward = operator("causal_conv1d_cpu_backward", "cpu", _convolve_backward, _allocate_gradients)

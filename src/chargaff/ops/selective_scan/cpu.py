@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from chargaff.ops.operators import operator
+
 if TYPE_CHECKING:
     from chargaff.ops.selective_scan.cpu_kernels import Inputs
 
@@ -65,8 +67,7 @@ def _float(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.float()
 
 
-@torch.library.custom_op("chargaff::selective_scan_cpu", mutates_args=(), device_types="cpu")
-def scan(
+def _scan(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -89,7 +90,6 @@ def scan(
     return y, last, kept
 
 
-@scan.register_fake
 def _allocate(
     u: Tensor,
     delta: Tensor,
@@ -130,8 +130,7 @@ def _gather(
     return Inputs(u, delta, A, B, C, D, z, bias, softplus, reverse)
 
 
-@torch.library.custom_op("chargaff::selective_scan_cpu_backward", mutates_args=(), device_types="cpu")
-def scan_backward(
+def _scan_backward(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -152,7 +151,6 @@ def scan_backward(
     return cpu_kernels.backward(_gather(u, delta, A, B, C, D, z, bias, softplus, reverse), kept, dy, dlast)
 
 
-@scan_backward.register_fake
 def _allocate_gradients(
     u: Tensor,
     delta: Tensor,
@@ -193,4 +191,5 @@ def _differentiate(ctx: Any, dy: Tensor | None, dlast: Tensor | None, _kept: Non
     return (*(g if given else None for g, given in zip(gradients, ctx.given, strict=True)), None, None, None)
 
 
-scan.register_autograd(_differentiate, setup_context=_remember)
+scan = operator("selective_scan_cpu", "cpu", _scan, _allocate, _remember, _differentiate)
+scan_backward = operator("selective_scan_cpu_backward", "cpu", _scan_backward, _allocate_gradients)
