@@ -234,8 +234,26 @@ def test_a_file_cut_while_it_is_open_gives_an_error_not_other_bases(tmp_path):
     path = write(tmp_path / "g.fa", fasta({"a": b"ACGT" * 100}))
     genome = Genome(path)
     os.truncate(path, 200)
-    with pytest.raises(InputError, match="sequence letters where the index promises"):
-        genome.fetch("a", 150, 350)
+    with pytest.raises(InputError, match="changed while it was in use"):
+        genome.fetch("a", 0, 100)
+    with pytest.raises(InputError, match="changed while it was in use"):
+        pickle.loads(pickle.dumps(genome))
+
+
+def test_a_file_written_in_place_while_it_is_open_gives_an_error_not_other_bases(tmp_path):
+    path = write(tmp_path / "g.fa", b">a\nAAAA\nAAAA\n>b\nCCCC\n")
+    genome = Genome(path)
+    write(path, b">b\nCCCC\n>a\nAAAA\nAAAA\n")
+    os.utime(path, (9, 9))
+    with pytest.raises(InputError, match="changed while it was in use"):
+        genome.fetch("a")
+
+
+def test_a_file_replaced_while_it_is_open_goes_on_giving_its_old_bases(tmp_path):
+    path = write(tmp_path / "g.fa", b">a\nAAAA\n")
+    genome = Genome(path)
+    os.replace(write(tmp_path / "new.fa", b">a\nCCCCCC\n"), path)
+    assert to_string(genome.fetch("a")) == "AAAA"
     with pytest.raises(InputError, match="changed while it was in use"):
         pickle.loads(pickle.dumps(genome))
 

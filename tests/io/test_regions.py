@@ -134,6 +134,13 @@ def test_tables_with_the_usual_column_names(tmp_path, header):
     assert regions.lines.tolist() == [2, 3]
 
 
+def test_contigs_of_tables_stay_text(tmp_path):
+    assert read_regions(write(tmp_path / "x.csv", b"contig,start,end\n01,4,9\n"))[0].contig == "01"
+    lacking = write(tmp_path / "x.jsonl", b'{"contig": "1", "start": 1, "end": 2}\n{"start": 1, "end": 2}\n')
+    with pytest.raises(InputError, match=r"x\.jsonl:2: the contig name is empty"):
+        read_regions(lacking)
+
+
 def test_tables_may_count_from_one(tmp_path):
     path = write(tmp_path / "x.tsv", b"seqname\tstart\tend\tstrand\n7\t1\t3\t-\n")
     assert list(read_interval_table(path, counts_from=1)) == [Interval("7", 0, 3, Strand.REVERSE)]

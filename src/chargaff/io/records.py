@@ -15,7 +15,9 @@ from chargaff.seq.alphabet import UPPER, Sequence
 SEQUENCE_LETTERS = bytes(code for code in range(256) if chr(code) in "*-." or (code < 128 and chr(code).isalpha()))
 """Bytes a sequence line may hold: letters in either case, gaps '-' and '.', stop '*'."""
 
-_BLOCK_BYTES = 1 << 20
+_LETTERS = bytes(code if code in SEQUENCE_LETTERS else 0 for code in range(256))
+_UPPER_LETTERS = _LETTERS.translate(UPPER)
+_BLOCK_BYTES = 1 << 18
 _BLANKS = b"\r\n\t "
 _BOM = b"\xef\xbb\xbf"
 
@@ -107,7 +109,7 @@ def _fasta(stream: BinaryIO, line: int, first: bytes, name: str, keep_case: bool
         data, held = held + block, b""
         if data.endswith(b"\n") and not at_end:
             data, held = data[:-1], b"\n"
-        for i, piece in enumerate(data.split(b"\n>")):
+        for i, piece in enumerate(data.split(b"\n>") if b">" in data else [data]):
             if i > 0:
                 yield _record(header, body, line, name)
                 line += newlines + 1
@@ -115,9 +117,10 @@ def _fasta(stream: BinaryIO, line: int, first: bytes, name: str, keep_case: bool
             text = piece
             if in_header:
                 rest, end, text = piece.partition(b"\n")
-                header, in_header = header + rest, not end
-            body += _clean(text, line + newlines + piece.count(b"\n") - text.count(b"\n"), name, keep_case)
-            newlines += piece.count(b"\n")
+                header, in_header, newlines = header + rest, not end, newlines + len(end)
+            letters, more = _clean(text, line + newlines, name, keep_case)
+            body += letters
+            newlines += more
     yield _record(header, body, line, name)
 
 
@@ -126,14 +129,18 @@ def _record(header: bytes, body: bytearray, line: int, name: str) -> Record:
     return Record(identifier, description, np.frombuffer(body, np.uint8), line=line)
 
 
-def _clean(text: bytes, line: int, name: str, keep_case: bool) -> bytes:
-    """Sequence text without line ends and blanks; `line` is where the text begins."""
-    letters = text.translate(None if keep_case else UPPER, _BLANKS)
-    wrong = letters.translate(None, SEQUENCE_LETTERS)
-    if wrong:
-        at = line + text.count(b"\n", 0, text.index(wrong[:1]))
-        raise InputError(f"{name}:{at}: {chr(wrong[0])!a} is no sequence letter")
-    return letters
+def _clean(text: bytes, line: int, name: str, keep_case: bool) -> tuple[bytes, int]:
+    """(sequence text without line ends and blanks, number of newlines in it); `line` is where the text begins."""
+    joined = text.replace(b"\n", b"")
+    newlines = len(text) - len(joined)
+    letters = joined.translate(_LETTERS if keep_case else _UPPER_LETTERS)
+    if b"\0" in letters:  # carriage returns, blanks, or what does not belong
+        wrong = text.translate(None, SEQUENCE_LETTERS + _BLANKS)
+        if wrong:
+            at = line + text.count(b"\n", 0, text.index(wrong[:1]))
+            raise InputError(f"{name}:{at}: {chr(wrong[0])!a} is no sequence letter")
+        letters = letters.replace(b"\0", b"")
+    return letters, newlines
 
 
 def _fastq(stream: BinaryIO, number: int, header: bytes, name: str, keep_case: bool) -> Iterator[Record]:
@@ -145,7 +152,7 @@ def _fastq(stream: BinaryIO, number: int, header: bytes, name: str, keep_case: b
             raise InputError(f"{name}:{number}: expected {expected}, found {found}")
         identifier, description = _split_header(header, number, name)
         sequence, plus, quality = (_next_line(lines, identifier, name) for _ in range(3))
-        letters = _clean(sequence, number + 1, name, keep_case)
+        letters, _ = _clean(sequence, number + 1, name, keep_case)
         if plus[:1] != b"+":
             raise InputError(
                 f"{name}:{number + 2}: expected the '+' line of record {identifier!r}; records have 4 lines"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from chargaff.errors import InputError
 from chargaff.io.fasta import Genome
 from chargaff.io.streams import foreign_format, open_input, source_name
-from chargaff.io.tables import read_table, table_format
+from chargaff.io.tables import column_names, read_table, table_format
 from chargaff.seq.interval import Interval, Strand
 
 Ints = npt.NDArray[np.int64]
@@ -188,19 +188,20 @@ def read_interval_table(path: str | os.PathLike[str], *, counts_from: Literal[0,
         counts_from: 0 if starts are 0-based and ends exclusive, 1 if both count from 1 and ends are included.
     """
     rows = _Rows(source_name(path))
-    table = read_table(path)
+    available = column_names(path)
     roles = {
-        role: _find(table.column_names, names, role, rows.source)
+        role: _find(available, names, role, rows.source)
         for role, names in (("contig", _CONTIG_NAMES), ("start", _START_NAMES), ("end", _END_NAMES))
     }
-    others = [name for name in table.column_names if name not in roles.values()]
-    values = {name: table[name].to_pylist() for name in table.column_names}
+    table = read_table(path, types={roles["contig"]: "text"})
+    others = [name for name in available if name not in roles.values()]
+    values = {name: table[name].to_pylist() for name in available}
     header_lines = 1 if table_format(path) in ("csv", "tsv") else 0
     for i in range(table.num_rows):
         line = i + 1 + header_lines
         start = rows.integer(values[roles["start"]][i], "start", line) - counts_from
         end = rows.integer(values[roles["end"]][i], "end", line)
-        rows.add(str(values[roles["contig"]][i]), start, end, line, [values[name][i] for name in others])
+        rows.add(values[roles["contig"]][i] or "", start, end, line, [values[name][i] for name in others])
     return rows.regions(others)
 
 

@@ -34,16 +34,18 @@ class Spans(Protocol):
 
 
 class PlainSpans:
-    """Spans of an uncompressed file."""
+    """Spans of an uncompressed file; `identity` is its size and time when it was opened."""
 
     def __init__(self, path: Path) -> None:
         with user_file_errors(path):
             self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._handle)
         self._path = path
-        self.size_bytes = os.fstat(self._handle).st_size
+        self.identity = self._status()
+        self.size_bytes = self.identity[0]
 
     def read(self, offset: int, count: int) -> bytes:
+        self._require_unchanged()
         parts = []
         with user_file_errors(self._path):
             while count > 0 and (part := os.pread(self._handle, count, offset)):
@@ -52,6 +54,7 @@ class PlainSpans:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read_many(self, offsets: Sequence[int], counts: Sequence[int]) -> list[bytes]:
+        self._require_unchanged()
         handle, pread = self._handle, os.pread
         with user_file_errors(self._path):
             parts = [pread(handle, count, offset) for offset, count in zip(offsets, counts, strict=True)]
@@ -59,6 +62,15 @@ class PlainSpans:
             if len(part) != counts[i]:
                 parts[i] = self.read(offsets[i], counts[i])
         return parts
+
+    def _status(self) -> tuple[int, int]:
+        status = os.fstat(self._handle)
+        return status.st_size, status.st_mtime_ns
+
+    def _require_unchanged(self) -> None:
+        """A file written in place under an open handle would give other bases than its index means."""
+        if self._status() != self.identity:
+            raise InputError(f"{self._path}: the file changed while it was in use; open it again")
 
 
 class MemorySpans:

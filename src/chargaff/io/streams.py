@@ -15,7 +15,7 @@ from chargaff.errors import InputError
 BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 """The empty block that ends every complete bgzip file (SAM specification, section 4.1.2)."""
 
-_BUFFER_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 18
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive",
     b"BZh": "a bzip2 file",
