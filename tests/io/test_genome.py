@@ -135,6 +135,7 @@ def test_places_outside_the_genome_are_explained(tmp_path, call, words):
     ("content", "words"),
     [
         (b"", "the file is empty"),
+        (b"\r\n\n", "holds only blank lines"),
         (b"ACGT\n", r"g\.fa:1: expected a FASTA header"),
         (b"\n\nACGT\n>a\nA\n", r"g\.fa:3: expected a FASTA header"),
         (b"@a\nACGT\n+\nIIII\n", "expected FASTA, found FASTQ"),
@@ -219,6 +220,15 @@ def test_the_index_goes_to_the_user_cache_where_the_folder_cannot_be_written(tmp
     assert Genome(path).contigs == ("a",)
     write(path, b">b\nACGTT\n")
     assert dict(Genome(path).lengths) == {"b": 5}
+
+
+def test_a_genome_opens_where_no_index_can_be_saved(tmp_path, monkeypatch):
+    path = write(tmp_path / "g.fa", b">a\nACGT\n")
+    (tmp_path / "g.fa.fai").mkdir()
+    (tmp_path / "file").write_text("")
+    for cache in (str(tmp_path / "file"), "not/absolute"):
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+        assert to_string(Genome(path).fetch("a")) == "ACGT"
 
 
 def test_a_file_dated_in_the_future_is_indexed_once(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chargaff.errors import InputError
-from chargaff.io.atomic import write_atomically
+from chargaff.io.atomic import output_errors, write_atomically
 from chargaff.io.spans import BgzfSpans, Spans
 from chargaff.io.streams import open_input
 
@@ -57,7 +57,7 @@ class FastaIndex:
     @classmethod
     def from_text(cls, text: str) -> "FastaIndex":
         """The index written in a .fai file; a ValueError if it is no such file or cannot be true."""
-        rows = [line.split("\t") for line in text.splitlines()]
+        rows = [line.split("\t") for line in text.removesuffix("\n").split("\n")]
         if not rows or any(len(row) != 5 for row in rows):
             raise ValueError("not five columns")
         names = tuple(row[0] for row in rows)
@@ -79,8 +79,8 @@ def load_index(path: Path, spans: Spans) -> FastaIndex:
     Raises:
         UnevenLinesError, InputError: as `build_index`.
     """
-    beside, cached = Path(f"{path}.fai"), _cache_path(path)
-    for candidate in (beside, cached):
+    places = [Path(f"{path}.fai"), *_cache_paths(path)]
+    for candidate in places:
         index = _read_fai(candidate, path)
         if index is not None:
             if _matches(index, spans):
@@ -88,17 +88,17 @@ def load_index(path: Path, spans: Spans) -> FastaIndex:
             _log.info("%s does not fit its file and is replaced", candidate)
     with open_input(path) as stream:
         index = build_index(stream, str(path))
-    if not _save(beside, path, index, spans):
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        _save(cached, path, index, None)
+    if not _save(places[0], path, index, spans):
+        any(_save(place, path, index, None) for place in places[1:])
     return index
 
 
-def _cache_path(path: Path) -> Path:
+def _cache_paths(path: Path) -> list[Path]:
+    """Where the index lies in the user cache; nowhere for a user without a home folder."""
     status = path.stat()
     key = hashlib.sha256(f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}".encode()).hexdigest()[:32]
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "chargaff" / "fai" / f"{key}.fai"
+    root = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return [root / "chargaff" / "fai" / f"{key}.fai"] if root.is_absolute() else []
 
 
 def _read_fai(candidate: Path, path: Path) -> FastaIndex | None:
@@ -113,6 +113,8 @@ def _read_fai(candidate: Path, path: Path) -> FastaIndex | None:
 def _save(target: Path, path: Path, index: FastaIndex, spans: Spans | None) -> bool:
     """Write the index (and, beside a bgzip file, its .gzi); False where the folder cannot be written."""
     try:
+        with output_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
         files = [(target, index.to_text().encode())]
         if isinstance(spans, BgzfSpans):
             files.append((Path(f"{path}.gzi"), spans.gzi()))
@@ -199,8 +201,9 @@ class _Builder:
     def finish(self) -> FastaIndex:
         if self.line_start < self.seen_bytes:
             self.feed(b"\n")  # the last line has no end
-        if self.contigs:
-            self._require_bases()
+        if not self.contigs:
+            raise InputError(f"{self.name}: the file holds only blank lines")
+        self._require_bases()
         return FastaIndex(tuple(self.contigs), *(np.array(column, np.int64) for column in self.columns))
 
     def _lines(self, starts: Ints, header: npt.NDArray[np.bool_], bases: Ints, widths: Ints, chunk: bytes) -> None:
