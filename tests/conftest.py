@@ -68,3 +68,11 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     if parent.config.option.markexpr != "gpu":
         return None
     return ModuleForAnyInterpreter.from_parent(parent, path=module_path)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked gpu need a CUDA device."""
+    if item.get_closest_marker("gpu"):
+        torch = pytest.importorskip("torch")
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
