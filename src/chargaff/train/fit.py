@@ -86,16 +86,16 @@ def fit(
     _check_padding(model, rule)
     sources = _sources(train, spec)
     plan, max_steps = plan_steps([len(source) for source in sources], spec)
-    torch.manual_seed(spec.seed)
-    attach_head(model, task, labels)
-    model.requires_grad_(True)
-    if spec.freeze_backbone:
-        model.backbone.requires_grad_(False)
-    job = Job(model, task, sources, valid, plan, max_steps, spec, rule, out)
-    with claim(out) if _is_first_process() else nullcontext():
+    with claim(out) if _is_first_process() else nullcontext(), torch.random.fork_rng():
+        torch.manual_seed(spec.seed)
+        attach_head(model, task, labels)
         done = _finished(out, max_steps, resume=resume)
         if done is not None:
             return done
+        model.requires_grad_(True)
+        if spec.freeze_backbone:
+            model.backbone.requires_grad_(False)
+        job = Job(model, task, sources, valid, plan, max_steps, spec, rule, out)
         from chargaff.train.engine import run_job
 
         with _recompute(model, spec.activation_checkpointing), progress(max_steps) as show:

@@ -31,7 +31,11 @@ def attach_head(model: Model, task: Task, labels: tuple[str, ...] = ()) -> None:
     if labels and len(labels) != options.get("num_outputs"):
         raise ConfigError(f"task: {len(labels)} labels for {options.get('num_outputs')} outputs")
     spec = model.spec
-    head, complete = build_head(get_family(spec.family), kind, spec.config, model.backbone, options)
-    model.head = head if head is None else head.to(model.device)
+    family = get_family(spec.family)
+    head, complete = build_head(family, kind, spec.config, model.backbone, options)
+    assert head is not None
+    if kind in family.extra_heads:
+        family.init(head, spec.config)
+    model.head = head.to(model.device)
     parent = spec.parent or spec.name
     model.spec = replace(spec, head=kind, head_options=complete, labels=labels, parent=parent, sha256="")
