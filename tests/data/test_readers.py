@@ -61,6 +61,14 @@ def test_integer_labels_of_a_parquet_file_are_those_of_its_csv(tmp_path):
     assert read_sequences(path).labels.target.tolist() == [2, 0, 1]
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_numbers_as_labels_are_the_same_in_every_format(tmp_path, ending):
+    path = write_rows(tmp_path / f"a.{ending}", [("A", 10, 0.5), ("C", 9, 2.0)], ("sequence", "label", "x"))
+    assert read_sequences(path).labels.names == ("9", "10")
+    assert read_sequences(path, label="x", kind="value").labels.target.tolist() == [0.5, 2.0]
+    assert read_sequences(path, label=["label", "x"], kind="value").labels.target.tolist() == [[10, 0.5], [9, 2]]
+
+
 def test_numbers_several_numbers_and_several_labels(tmp_path):
     path = write_rows(tmp_path / "a.csv", [("A", "0.5", "1"), ("C", "-2e3", "0")], ("sequence", "x", "y"))
     one = read_sequences(path, label="x", kind="value")

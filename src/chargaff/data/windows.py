@@ -91,7 +91,8 @@ def plan_windows(length_bp: ArrayLike, window_bp: int, overlap_bp: int = 0) -> W
 
 def overlap_weights(plan: WindowPlan, window: int) -> NDArray[np.float32]:
     """[length of the window] one over the number of windows that cover each base: the weights of a plain average."""
-    same = np.flatnonzero(plan.record == plan.record[window])
+    first, stop = np.searchsorted(plan.record, [plan.record[window], plan.record[window] + 1])
+    same = slice(int(first), int(stop))
     offset = plan.start_bp[same] - plan.start_bp[window]
     length = int(plan.length_bp[window])
     change = np.zeros(length + 1, dtype=np.int64)
