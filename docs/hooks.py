@@ -1,12 +1,19 @@
-"""Fills the parts of the pages that the code knows best: `<!-- commands -->` becomes the help of every command."""
+"""Fills the parts of the pages that the code knows best.
 
+`<!-- commands -->` becomes the help of every command, `<!-- names -->` the names of `import chargaff`.
+"""
+
+import ast
+import inspect
 import io
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 from cyclopts import App
 from rich.console import Console
 
+import chargaff
 from chargaff.cli.main import build_app
 
 WIDTH = 100
@@ -16,7 +23,38 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by mkdocs for each page."""
     if "<!-- commands -->" in markdown:
         markdown = markdown.replace("<!-- commands -->", "\n".join(describe_commands()))
+    if "<!-- names -->" in markdown:
+        markdown = markdown.replace("<!-- names -->", "\n".join(describe_names()))
     return markdown
+
+
+def describe_names() -> Iterator[str]:
+    """A section for each name that `import chargaff` offers."""
+    for name in sorted(chargaff.__all__, key=str.lower):
+        value = getattr(chargaff, name)
+        node = ast.parse(textwrap.dedent(inspect.getsource(value))).body[0]
+        head = signature(node) if isinstance(node, ast.FunctionDef) else f"class {name}"
+        fields = list(describe_members(node)) if isinstance(node, ast.ClassDef) else []
+        parts = [head, inspect.getdoc(value) or "", "\n".join(fields)]
+        yield f"## {name}\n\n```text\n" + "\n\n".join(part for part in parts if part) + "\n```\n"
+
+
+def describe_members(node: ast.ClassDef) -> Iterator[str]:
+    """Fields with their line of explanation, public methods with the first line of theirs."""
+    for child, following in zip(node.body, [*node.body[1:], None], strict=True):
+        if isinstance(child, ast.AnnAssign):
+            default = "" if child.value is None else f" = {ast.unparse(child.value)}"
+            yield f"{ast.unparse(child.target)}: {ast.unparse(child.annotation)}{default}"
+            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+                yield textwrap.indent(inspect.cleandoc(str(following.value.value)), "    ")
+        elif isinstance(child, ast.FunctionDef) and not child.name.startswith("_"):
+            yield signature(child)
+            yield "    " + (ast.get_docstring(child) or "").partition("\n")[0]
+
+
+def signature(node: ast.FunctionDef) -> str:
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return f"{node.name}({ast.unparse(node.args)}){returns}"
 
 
 def describe_commands() -> Iterator[str]:
