@@ -69,5 +69,5 @@ bench: $(STAMP) $(PEERS_STAMP)
 	$(BIN)/python benchmarks/run.py --peers .venv-peers/bin/python $(if $(ONLY),--only $(ONLY))
 
 docs: $(STAMP)
-	$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"

@@ -1,13 +1,16 @@
 """Fills the parts of the pages that the code knows best.
 
-`<!-- commands -->` becomes the help of every command, `<!-- names -->` the names of `import chargaff`.
+`<!-- commands -->` becomes the help of every command, `<!-- names -->` the names of `import chargaff`,
+`<!-- results -->` the newest report of each machine in benchmarks/results.
 """
 
 import ast
 import inspect
 import io
+import re
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App
@@ -17,15 +20,25 @@ import chargaff
 from chargaff.cli.main import build_app
 
 WIDTH = 100
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by mkdocs for each page."""
-    if "<!-- commands -->" in markdown:
-        markdown = markdown.replace("<!-- commands -->", "\n".join(describe_commands()))
-    if "<!-- names -->" in markdown:
-        markdown = markdown.replace("<!-- names -->", "\n".join(describe_names()))
+    makers = {"commands": describe_commands, "names": describe_names, "results": describe_results}
+    for name, make in makers.items():
+        marker = f"<!-- {name} -->"
+        if marker in markdown:
+            markdown = markdown.replace(marker, "\n".join(make()))
     return markdown
+
+
+def describe_results() -> Iterator[str]:
+    """The reports, headings one level down."""
+    newest = {path.stem[len("2026-01-01-") :]: path for path in sorted(RESULTS.glob("*.md"))}
+    for machine, path in sorted(newest.items()):
+        text = re.sub(r"^# .*\n", "", path.read_text())
+        yield f"## {machine}, {path.stem[:10]}\n\n" + re.sub(r"^## ", "### ", text, flags=re.M)
 
 
 def describe_names() -> Iterator[str]:
