@@ -1,7 +1,8 @@
 """Fills the parts of the pages that the code knows best.
 
 `<!-- commands -->` becomes the help of every command, `<!-- names -->` the names of `import chargaff`,
-`<!-- results -->` the newest report of each machine in benchmarks/results.
+`<!-- run-files -->` the tables of a run file, `<!-- results -->` the newest report of each machine in
+benchmarks/results.
 """
 
 import ast
@@ -11,13 +12,16 @@ import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cyclopts import App
+from pydantic import BaseModel
 from rich.console import Console
 
 import chargaff
 from chargaff.cli.main import build_app
+from chargaff.config import Table
+from chargaff.train.runs import FinetuneRun, PretrainRun
 
 WIDTH = 100
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
@@ -25,7 +29,12 @@ RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by mkdocs for each page."""
-    makers = {"commands": describe_commands, "names": describe_names, "results": describe_results}
+    makers = {
+        "commands": describe_commands,
+        "names": describe_names,
+        "run-files": describe_run_files,
+        "results": describe_results,
+    }
     for name, make in makers.items():
         marker = f"<!-- {name} -->"
         if marker in markdown:
@@ -39,6 +48,49 @@ def describe_results() -> Iterator[str]:
     for machine, path in sorted(newest.items()):
         text = re.sub(r"^# .*\n", "", path.read_text())
         yield f"## {machine}, {path.stem[:10]}\n\n" + re.sub(r"^## ", "### ", text, flags=re.M)
+
+
+def describe_run_files() -> Iterator[str]:
+    """A section for each table, nested ones under their dotted name."""
+    seen: dict[type[BaseModel], str] = {}
+    for schema in (PretrainRun, FinetuneRun):
+        for name, field in schema.model_fields.items():
+            for table in tables_in(field.annotation):
+                yield from describe_table(table, name, seen)
+
+
+def describe_table(table: type[BaseModel], name: str, seen: dict[type[BaseModel], str]) -> Iterator[str]:
+    if table in seen:
+        return
+    seen[table] = name
+    kind = table.model_fields.get("kind")
+    tag = f', kind = "{get_args(kind.annotation)[0]}"' if kind and len(get_args(kind.annotation)) == 1 else ""
+    base = next((other for other in seen if other in table.__bases__), None)
+    more = f"\n\nThe keys of [{seen[base]}] above, and:" if base else ""
+    members = "\n".join(line for cls in reversed(table.__mro__) if is_new(cls, base) for line in fields_of(cls))
+    members = re.sub(r"Annotated\[(\w+), Field\((.*?)\)\]", r"\1 (\2)", members)
+    yield f"## [{name}]{tag}\n\n```text\n{inspect.getdoc(table)}{more}\n\n{members}\n```\n"
+    for inner, field in table.model_fields.items():
+        for nested in tables_in(field.annotation):
+            yield from describe_table(nested, f"{name}.{inner}", seen)
+
+
+def is_new(cls: type, base: type | None) -> bool:
+    """Whether the class brings keys that the base has not shown yet."""
+    return issubclass(cls, Table) and cls is not Table and not (base and issubclass(base, cls))
+
+
+def fields_of(cls: type) -> Iterator[str]:
+    node = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(node, ast.ClassDef)
+    yield from describe_members(node)
+
+
+def tables_in(annotation: Any) -> list[type[BaseModel]]:
+    """The table classes that an annotation names."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [table for part in get_args(annotation) for table in tables_in(part)]
 
 
 def describe_names() -> Iterator[str]:
