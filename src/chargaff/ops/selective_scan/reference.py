@@ -34,12 +34,12 @@ def run(
     if softplus:
         step = functional.softplus(step)
     state = x.new_zeros(x.shape[0], *A.shape) if initial_state is None else initial_state.to(exact)
-    length = u.shape[1]
+    steps = list(zip(x.unbind(1), step.unbind(1), B.unbind(1), C.unbind(1), strict=True))
     rows = []
-    for t in reversed(range(length)) if reverse else range(length):
-        decay = torch.exp(step[:, t, :, None] * A)  # [B, D, N]
-        state = decay * state + (step[:, t] * x[:, t])[..., None] * B[:, t, None]
-        rows.append(torch.einsum("bdn,bn->bd", state, C[:, t]))
+    for x_t, step_t, B_t, C_t in reversed(steps) if reverse else steps:
+        decay = torch.exp(step_t[..., None] * A)  # [B, D, N]
+        state = decay * state + (step_t * x_t)[..., None] * B_t[:, None]
+        rows.append(torch.einsum("bdn,bn->bd", state, C_t))
     y = torch.stack(rows[::-1] if reverse else rows, 1)
     if D is not None:
         y = y + x * D.to(exact)

@@ -1,0 +1,41 @@
+"""What the tests of kernels share: which backends to test, and how results are compared."""
+
+from collections.abc import Mapping
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from chargaff.ops.dispatch import refusal
+
+
+def fast_backends(op: ModuleType) -> list[object]:
+    """pytest parameters (backend, device): each backend but the reference, on each device here that it takes."""
+    params = []
+    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
+        for backend in op.BACKENDS:
+            if backend.name != "reference" and refusal(backend, op.example(device)) is None:
+                marks = [pytest.mark.gpu] if device == "cuda" else []
+                params.append(pytest.param(backend.name, device, marks=marks, id=f"{backend.name}-{device}"))
+    return params
+
+
+def strided(x: Tensor) -> Tensor:
+    """The same values as a slice of a wider tensor, as the projections of a mixer give them."""
+    wider = x.new_full((*x.shape[:-1], x.shape[-1] + 5), float("nan"))
+    wider[..., 3:-2] = x
+    return wider[..., 3:-2]
+
+
+def assert_close(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float) -> None:
+    """Every tensor: largest error at most `tolerance` times the largest expected value."""
+    assert actual.keys() == expected.keys()
+    errors = {}
+    for name, wanted in expected.items():
+        assert actual[name].shape == wanted.shape, name
+        if wanted.numel() > 0:
+            difference = (actual[name].double().cpu() - wanted.double().cpu()).abs().max().item()
+            errors[name] = difference / max(wanted.abs().max().item(), 1e-6)
+    wrong = {name: error for name, error in errors.items() if not error <= tolerance}
+    assert not wrong, f"relative errors above {tolerance}: {wrong}"
