@@ -1,7 +1,8 @@
 """The documentation runs: ```bash and ```python blocks are executed, page by page, on small data.
 
-Blocks for eyes only are ```sh (an install, a path of the reader's) or ```console (a command with its answer). Published
-names stand for small local models here, and the input files that the pages mention are made of random sequence.
+A ```toml block with a title is the file of that name. Blocks for eyes only are ```sh (an install, a path of the
+reader's), ```py, or ```console (a command with its answer). Published names stand for small local models here, and the
+input files that the pages mention are made of random sequence.
 """
 
 import random
@@ -17,7 +18,7 @@ from chargaff.hub.save import save
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", flags=re.M | re.S)
+BLOCK = re.compile(r'^```(bash|python|toml title="[^"]+")\n(.*?)^```$', flags=re.M | re.S)
 
 TINY = {"d_model": 16, "n_layer": 2, "vocab_size": 12, "residual_in_fp32": False}
 STANDS_FOR = {
@@ -83,6 +84,9 @@ def test_the_blocks_of_a_page_run(page, folder, monkeypatch, capsys):
     namespace: dict[str, object] = {"__name__": "__main__"}
     for language, text in blocks(page):
         code = with_small_models(text)
+        if language.startswith("toml"):
+            Path(language.split('"')[1]).write_text(code)
+            continue
         if language == "python":
             exec(compile(code, f"{page.name}: {text[:60]!r}", "exec"), namespace)
             continue
