@@ -104,7 +104,7 @@ def test_an_output_that_cannot_hold_the_result_is_refused_first(tmp_path, model,
 def test_an_existing_output_is_replaced_only_on_request(tmp_path, model):
     path = tmp_path / "x.npy"
     path.write_text("precious")
-    with pytest.raises(InputError, match="x.npy: exists already.*--overwrite"):
+    with pytest.raises(InputError, match=r"x.npy: exists already.*--overwrite"):
         write(model, path)
     assert path.read_text() == "precious"
     write(model, path, overwrite=True)
@@ -231,7 +231,7 @@ def test_a_failing_write_ends_the_run(tmp_path, model, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(row_store.RowStore, "_write_all", full)
-        with pytest.raises(InputError, match="x.npy.unfinished: cannot be written .No space left on device"):
+        with pytest.raises(InputError, match=r"x.npy.unfinished: cannot be written .No space left on device"):
             embed_to_file(job, tmp_path / "x.npy")
     embed_to_file(job, tmp_path / "x.npy")
     assert np.array_equal(np.load(tmp_path / "x.npy"), embed(model, RECORDS, OPTIONS).vectors)

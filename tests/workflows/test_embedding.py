@@ -221,7 +221,7 @@ def test_one_window_that_does_not_fit_is_an_error_with_a_remedy(monkeypatch):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(windows, "read_batch", no_memory)
-    with pytest.raises(BackendError, match="does not fit in memory .* use a smaller --window-bp"):
+    with pytest.raises(BackendError, match=r"does not fit in memory .* use a smaller --window-bp"):
         embed(tiny_model("ps"), RECORDS)
 
 

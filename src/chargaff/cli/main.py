@@ -13,7 +13,8 @@ command line). The module defines either
 At module level a verb imports the standard library, cyclopts, `chargaff.errors` and this module only: `chargaff --help`
 imports every verb and must not load torch, numba, pyarrow or lightning. All else is imported inside the function.
 Results go to files, tables to stdout (`print`; `--json` for machines), messages to stderr through `logging`. A problem
-the user can fix is a `ChargaffError`; anything else that escapes is reported as a bug, with its trace.
+the user can fix is a `ChargaffError`; anything else that escapes is reported as a bug, with its trace. A lone `-` on
+the command line reaches the verb as /dev/stdin.
 """
 
 import errno
@@ -32,6 +33,8 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from chargaff import __version__
 from chargaff.errors import ChargaffError
+
+STANDARD_INPUT = "/dev/stdin"
 
 _SYSTEM_REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space, or write elsewhere",
@@ -144,7 +147,9 @@ def _add_global_flags(app: App) -> None:
             quiet: Log warnings only.
         """
         with _logging_to_stderr(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO):
-            return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+            # the parser takes a lone hyphen for an option without a name
+            words = [STANDARD_INPUT if token == "-" else token for token in tokens]
+            return app(words, exit_on_error=False, print_error=False, result_action="return_value")
 
 
 def _dispatch(words: list[str]) -> int:

@@ -93,7 +93,7 @@ class EmbedJob:
     reading: Reading
     plan: Plan
     source: str | None
-    """The file that was read; None for sequences from memory or standard input."""
+    """The file that was read; None for sequences from memory."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -273,8 +273,7 @@ def plan_embedding(
     inspection = inspect(sequences, max_unknown=options.max_unknown, allow_n=allow_n)
     reading = resolve_reading(model, options, int(sequences.length_bp[inspection.accepted].max()))
     plan = make_plan(model, sequences, inspection.accepted, reading)
-    file = str(source) if is_file and source != "-" else None
-    return EmbedJob(model, sequences, inspection, reading, plan, file)
+    return EmbedJob(model, sequences, inspection, reading, plan, os.fspath(cast(str, source)) if is_file else None)
 
 
 def resolve_reading(model: Model, options: EmbedOptions, longest_bp: int) -> Reading:
@@ -303,7 +302,7 @@ def resolve_reading(model: Model, options: EmbedOptions, longest_bp: int) -> Rea
         pooling=pooling,
         layer=options.layer,
         strands=strands,
-        window_bp=options.window_bp or model.spec.context_bp or longest_bp,
+        window_bp=(model.spec.context_bp or longest_bp) if options.window_bp is None else options.window_bp,
         overlap_bp=options.overlap_bp,
         special_tokens=needs_special if options.special_tokens is None else options.special_tokens,
         n_as_pad=options.n_as_pad,

@@ -48,7 +48,9 @@ def provenance(
 
 
 def describe_file(path: str | Path) -> dict[str, Any]:
-    """Name, size and SHA-256 of a file as it lies on disk (compressed, if it is)."""
+    """Name, size and SHA-256 of a file as it lies on disk (compressed, if it is); of a pipe the name alone."""
+    if not Path(path).is_file():
+        return {"name": str(path)}
     return {"name": Path(path).name, "bytes": Path(path).stat().st_size, "sha256": sha256_of(path)}
 
 
