@@ -13,6 +13,7 @@ from chargaff.hub.load import load
 from chargaff.hub.save import save
 from chargaff.workflows.doctor import check_strands
 from chargaff.workflows.embed import embed
+from tests.hub.hub_stub import NEW, Hub, running
 from tests.workflows.toy import random_bases, saved_model, tiny_model
 
 
@@ -78,6 +79,24 @@ def test_a_download_without_a_network_says_what_to_do(capsys):
 
 def test_a_download_prints_the_folder(capsys, model):
     assert run(capsys, "download", model) == (ExitCode.DONE, f"{model}\n", "")
+
+
+def test_what_was_downloaded_loads_without_the_network(capsys, tmp_path, monkeypatch):
+    golden = Path(__file__).parent.parent / "goldens" / "data" / "caduceus" / "hub_ps_tiny"
+    files = {path.name: path.read_bytes() for path in golden.iterdir()}
+    with running(Hub({"some-lab/tiny-ps": {NEW: files}})) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        code, out, _ = run(capsys, "download", "some-lab/tiny-ps")
+    assert code == ExitCode.DONE
+    assert sorted(path.name for path in Path(out.strip()).iterdir()) == sorted(files)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    fasta = tmp_path / "x.fa"
+    fasta.write_text(">a\nACGTACGT\n")
+    assert run(capsys, "embed", "some-lab/tiny-ps", fasta, "-o", tmp_path / "x.npy")[0] == ExitCode.DONE
+    wanted = embed(load(golden, device="cpu"), ["ACGTACGT"]).vectors
+    assert np.array_equal(np.load(tmp_path / "x.npy"), wanted)
 
 
 def test_an_export_loads_and_gives_the_same_vectors(capsys, tmp_path, model):
