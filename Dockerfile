@@ -1,11 +1,14 @@
 # docker build -t chargaff . && docker run --rm -v "$PWD:/data" chargaff --help
+#
+# torch comes from pip's default index, on Linux with CUDA. For a small CPU image name PyTorch's CPU index (see pytorch.org):
+# docker build --build-arg TORCH_INDEX=<address> -t chargaff .
 FROM python:3.11-slim
 
+ARG TORCH_INDEX=""
 WORKDIR /opt/chargaff
 COPY pyproject.toml constraints.txt requirements-hashed.txt README.md LICENSE ./
 COPY src src
-# The CPU wheels of torch: the default index would bring several gigabytes of CUDA.
-RUN python -m pip install --no-cache-dir -c constraints.txt --index-url https://download.pytorch.org/whl/cpu torch \
+RUN python -m pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch \
     && python -m pip install --no-cache-dir -c constraints.txt --no-deps --require-hashes -r requirements-hashed.txt \
     && python -m pip install --no-cache-dir -c constraints.txt .
 
