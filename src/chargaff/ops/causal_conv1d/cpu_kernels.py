@@ -16,7 +16,6 @@ from chargaff.ops.lanes import (
     LANES,
     element,
     fma,
-    inlined,
     kernel,
     launch,
     load,
@@ -33,29 +32,38 @@ CHUNK = 128
 """Rows of one task."""
 
 
-@inlined
-def _row(x: Any, past: Any, b: int, t: int, d: int, count: int) -> Any:
-    """Channels d to d + 15 of position t; negative positions lie in `past`, whose last row is position -1."""
-    return load(x, (b, t, d), count) if t >= 0 else load(past, (b, t + past.shape[1], d), count)
-
-
-@inlined
-def _preactivation(x: Any, weight: Any, bias: Any, past: Any, b: int, t: int, d: int, count: int) -> Any:
-    taps = weight.shape[0]
-    value = load(bias, (d,), count)
-    for j in range(taps):
-        value = fma(load(weight, (j, d), count), _row(x, past, b, t - (taps - 1) + j, d, count), value)
-    return value
+@part
+def _read_past(window: Any, b: int, start: int, x: Any, past: Any) -> None:
+    """Fill rows 0 to K-2 of the window [K, D] with the positions before `start`; those below 0 lie in `past`."""
+    width, before = x.shape[2], past.shape[1]
+    for row in range(before):
+        position = start - before + row
+        for d in range(0, width, LANES):
+            count = width - d
+            if position >= 0:
+                store(window, (row, d), LANES, load(x, (b, position, d), count))
+            else:
+                store(window, (row, d), LANES, load(past, (b, position + before, d), count))
 
 
 @part
 def _forward_chunk(b: int, start: int, x: Any, weight: Any, bias: Any, past: Any, y: Any, silu: bool) -> None:
-    width = x.shape[2]
+    width, taps = x.shape[2], weight.shape[0]
+    padded = (width + LANES - 1) // LANES * LANES
+    window = scratch(taps * padded).reshape((taps, padded))  # the last K rows of x, a ring
+    _read_past(window, b, start, x, past)
+    oldest = 0
     for t in range(start, min(start + CHUNK, x.shape[1])):
+        newest = oldest - 1 if oldest > 0 else taps - 1
         for d in range(0, width, LANES):
             count = width - d
-            value = _preactivation(x, weight, bias, past, b, t, d, count)
+            store(window, (newest, d), LANES, load(x, (b, t, d), count))
+            value = load(bias, (d,), count)
+            for j in range(taps):
+                row = oldest + j if oldest + j < taps else oldest + j - taps
+                value = fma(load(weight, (j, d), count), load(window, (row, d), LANES), value)
             store(y, (b, t, d), count, value * sigmoid(value) if silu else value)
+        oldest = oldest + 1 if oldest + 1 < taps else 0
 
 
 def _forward(x: Any, weight: Any, bias: Any, past: Any, y: Any, silu: bool) -> None:
@@ -83,35 +91,45 @@ def _backward_chunk(
     stop = min(start + CHUNK, length)
     padded = (width + LANES - 1) // LANES * LANES
     sums = scratch((taps + 1) * padded).reshape((taps + 1, padded))
+    window = scratch(taps * padded).reshape((taps, padded))  # the last K rows of x, a ring
+    dwindow = scratch(taps * padded).reshape((taps, padded))  # gradients of their preactivations
     sums[:] = 0
-    # gradients of the preactivation at the last K positions: position t is in row t % K
-    recent = scratch(taps * padded).reshape((taps, padded))
-    recent[:] = 0
+    dwindow[:] = 0
+    _read_past(window, b, start, x, past)
+    oldest = 0
     for t in range(start, stop + taps - 1):
+        newest = oldest - 1 if oldest > 0 else taps - 1
+        target = t - (taps - 1)  # no later row contributes to dx there
         for d in range(0, width, LANES):
             count = width - d
             dvalue = splat(0.0)
             if t < length:
+                store(window, (newest, d), LANES, load(x, (b, t, d), count))
                 dvalue = load(dy, (b, t, d), count)
                 if silu:
-                    value = _preactivation(x, weight, bias, past, b, t, d, count)
+                    value = load(bias, (d,), count)
+                    for j in range(taps):
+                        row = oldest + j if oldest + j < taps else oldest + j - taps
+                        value = fma(load(weight, (j, d), count), load(window, (row, d), LANES), value)
                     s = sigmoid(value)
                     dvalue = dvalue * s * fma(value, splat(1.0) - s, splat(1.0))
-            store(recent, (t % taps, d), LANES, dvalue)
+            store(dwindow, (newest, d), LANES, dvalue)
             if t < stop:
                 for j in range(taps):
-                    source = _row(x, past, b, t - (taps - 1) + j, d, count)
-                    store(sums, (j, d), LANES, fma(dvalue, source, load(sums, (j, d), LANES)))
+                    row = oldest + j if oldest + j < taps else oldest + j - taps
+                    product = fma(dvalue, load(window, (row, d), LANES), load(sums, (j, d), LANES))
+                    store(sums, (j, d), LANES, product)
                 store(sums, (taps, d), LANES, load(sums, (taps, d), LANES) + dvalue)
-            position = t - (taps - 1)  # no later row contributes to it
-            if position >= start or start == 0:
-                total = splat(0.0)
-                for j in range(min(taps, t + 1)):
-                    total = fma(load(weight, (j, d), count), load(recent, ((t - j) % taps, d), LANES), total)
-                if position >= 0:
-                    store(dx, (b, position, d), count, total)
+            if target >= start or start == 0:
+                dsource = splat(0.0)
+                for j in range(taps):
+                    row = newest - j if newest >= j else newest - j + taps
+                    dsource = fma(load(weight, (j, d), count), load(dwindow, (row, d), LANES), dsource)
+                if target >= 0:
+                    store(dx, (b, target, d), count, dsource)
                 else:
-                    store(dpast, (b, position + taps - 1, d), count, total)
+                    store(dpast, (b, target + taps - 1, d), count, dsource)
+        oldest = oldest + 1 if oldest + 1 < taps else 0
     for j in range(taps + 1):
         for d in range(0, width, LANES):
             store(dchannel, (j, d), width - d, load(sums, (j, d), LANES))

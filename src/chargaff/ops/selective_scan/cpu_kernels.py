@@ -24,7 +24,6 @@ from chargaff.ops.lanes import (
     element,
     exp2,
     fma,
-    inlined,
     kernel,
     launch,
     load,
@@ -47,12 +46,6 @@ strides that are powers of two, push each other out of the first cache."""
 
 def _arrays(kind: Any, *dims: int) -> list[Any]:
     return [types.Array(kind, dim, "A") for dim in dims]
-
-
-@inlined
-def _step_size(delta: Any, b: int, t: int, d: int, count: int, bias: Any, positive: bool) -> Any:
-    raw = load(delta, (b, t, d), count) + bias
-    return softplus(raw) if positive else raw
 
 
 @part
@@ -94,7 +87,8 @@ def _forward_block(
                 store(kept, (b, start // BLOCK, n, d), count, load(state, (n, 0), LANES))
         for t in range(size):
             x = load(u, (b, start + t, d), count)
-            dt = _step_size(delta, b, start + t, d, count, shift, positive)
+            raw = load(delta, (b, start + t, d), count) + shift
+            dt = softplus(raw) if positive else raw
             store(steps, (t, 0, 0), LANES, dt)
             store(steps, (t, 1, 0), LANES, dt * x)
             store(steps, (t, 2, 0), LANES, skip * x)
@@ -192,7 +186,10 @@ def _backward_group(
     for block in range((length - 1) // BLOCK, -1, -1):
         start = block * BLOCK
         size = min(BLOCK, length - start)
-        work[:, :, 2:] = 0
+        for t in range(1, size + 1):
+            for n in range(states):
+                store(work, (t, n, 2, 0), LANES, splat(0.0))
+                store(work, (t, n, 3, 0), LANES, splat(0.0))
         for m in range(members):
             d = first + m * LANES
             count = width - d
@@ -203,7 +200,8 @@ def _backward_group(
                 stage = range(early, min(early + STAGE, size))
                 for t in stage:
                     x = load(u, (b, start + t, d), count)
-                    dt = _step_size(delta, b, start + t, d, count, shift, positive)
+                    raw = load(delta, (b, start + t, d), count) + shift
+                    dt = softplus(raw) if positive else raw
                     store(steps, (t, 0, 0), LANES, dt)
                     store(steps, (t, 1, 0), LANES, dt * x)
                     store(steps, (t, 2, 0), LANES, skip * x)
@@ -227,7 +225,8 @@ def _backward_group(
                         store(dz, (b, start + t, d), count, dout * load(steps, (t, 2, 0), LANES) * slope)
                         dout = dout * gate * s
                     store(steps, (t, 2, 0), LANES, dout)
-            block_sums[:] = 0
+            for n in range(states):
+                store(block_sums, (n, 0), LANES, splat(0.0))
             dskip, dshift = splat(0.0), splat(0.0)
             for t in range(size - 1, -1, -1):
                 dt, drive = load(steps, (t, 0, 0), LANES), load(steps, (t, 1, 0), LANES)
