@@ -69,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: words after the program's name; None takes those of the process.
     """
+    if argv is None:
+        # torch and the kernels have an OpenMP pool each; idle threads of one must not keep the other off the cores
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
     is_debug = "--debug" in words
     try:
