@@ -298,10 +298,10 @@ def _batch_rule(model: Model, reading: Reading) -> InputRule:
 def _write(sink: RowSink, number: int, plan: Plan, reading: Reading, batch: WindowBatch, results: Tensor) -> None:
     values = results.cpu().numpy()
     if reading.pooling == "none":
-        columns = np.arange(values.shape[1])
-        first = plan.offset_bp[plan.windows.record] + plan.windows.start_bp + plan.windows.keep_start_bp
+        columns, ours = np.arange(values.shape[1]), batch.windows
+        start = plan.windows.start_bp[ours] + plan.windows.keep_start_bp[ours]
         pieces = [row[np.repeat(columns, weight)] for row, weight in zip(values, batch.weight, strict=True)]
-        sink.write(number, first[batch.windows], pieces)
+        sink.write(number, plan.offset_bp[plan.windows.record[ours]] + start, pieces)
         return
     cuts = np.flatnonzero(np.diff(batch.windows) != 1) + 1
     begins = batch.windows[np.concatenate([[0], cuts])]
