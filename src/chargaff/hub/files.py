@@ -126,7 +126,10 @@ def _weights_in(folder: Path) -> Path:
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
-    for patterns in (("*.safetensors",), ("*.ckpt", "*/*.ckpt", "*/*/*.ckpt"), ("*.bin", "*.pt", "*.pth")):
+    groups = [("*.safetensors",), ("*.ckpt", "*/*.ckpt", "*/*/*.ckpt"), ("*.bin", "*.pt", "*.pth")]
+    if (folder / "model_config.json").is_file():  # a run of the training framework, whose weights are a .ckpt
+        groups.insert(0, groups.pop(1))
+    for patterns in groups:
         found = sorted(path for pattern in patterns for path in folder.glob(pattern))
         if len(found) == 1:
             return found[0]
