@@ -93,7 +93,9 @@ def test_a_mistyped_command_is_one_line_with_the_nearest_word(capsys, words, mes
     assert "--help`)" in line
 
 
-@pytest.mark.parametrize("error", [InputError("x.fa:3: two\n  lines"), CheckpointError("weights: gone"), ChargaffError("no")])
+@pytest.mark.parametrize(
+    "error", [InputError("x.fa:3: two\n  lines"), CheckpointError("weights: gone"), ChargaffError("no")]
+)
 def test_errors_of_ours_are_one_line(capsys, verb, error):
     def run() -> None:
         """Fails."""
@@ -191,7 +193,7 @@ def test_loggers_are_left_as_they_were(verb, capsys):
 def test_a_reader_that_goes_away_is_no_error():
     code = "import sys; from chargaff.cli.main import main; sys.exit(main(['models']))"
     run = subprocess.run(
-        f"{sys.executable} -c \"{code}\" | true; exit ${{PIPESTATUS[0]}}",
+        f'{sys.executable} -c "{code}" | true; exit ${{PIPESTATUS[0]}}',
         shell=True,
         executable="/bin/bash",
         capture_output=True,

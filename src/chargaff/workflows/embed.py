@@ -26,7 +26,15 @@ from chargaff.model import Model
 from chargaff.nn.pooling import POOLINGS
 from chargaff.workflows.cost import LONGEST_PROBE_TOKENS, Cost, estimate_inference
 from chargaff.workflows.provenance import hash_weights, provenance
-from chargaff.workflows.sequences import Inspection, Rejected, Sequences, as_sequences, inspect, read_sequences
+from chargaff.workflows.sequences import (
+    Inspection,
+    Rejected,
+    Sequences,
+    as_sequences,
+    inspect,
+    list_rejected,
+    read_sequences,
+)
 from chargaff.workflows.windows import Plan, Reading, combine_windows, make_plan, needs_second_pass, run_plan
 
 _LOG = logging.getLogger(__name__)
@@ -233,7 +241,7 @@ def embed_to_file(
             raise KeyboardInterrupt(f"{done}; the same command continues there") from None
         _write_output(job, store, path, overwrite)
         store.remove()
-    return _list_rejected(job, path)
+    return list_rejected(job.inspection.rejected, path)
 
 
 def check_output(job: EmbedJob, output: Path, *, overwrite: bool) -> None:
@@ -370,16 +378,3 @@ def _write_bases(job: EmbedJob, store: RowStore, path: Path, metadata: dict[str,
         group = zarr.open_group(part, mode="r+")
         group.create_array("offset_bp", data=job.plan.offset_bp)
         group.create_array("id", data=np.array(job.ids, dtype=np.dtypes.StringDType()))
-
-
-def _list_rejected(job: EmbedJob, path: Path) -> Path | None:
-    listing = Path(f"{path}.rejected.tsv")
-    rejected = job.inspection.rejected
-    if not rejected:
-        listing.unlink(missing_ok=True)
-        return None
-    schema = [Column("row", "int64"), Column("id", "text"), Column("reason", "text")]
-    with open_writer(listing, schema, num_rows=len(rejected), overwrite=True) as writer:
-        columns = {name: [getattr(record, name) for record in rejected] for name in ("row", "id", "reason")}
-        writer.write(np.arange(len(rejected)), columns)
-    return listing

@@ -17,6 +17,7 @@ from chargaff.io.fasta import Genome
 from chargaff.io.records import read_records
 from chargaff.io.regions import read_regions
 from chargaff.io.tables import column_names, read_table
+from chargaff.io.writers import Column, open_writer
 from chargaff.seq.alphabet import Sequence, find_invalid, to_array, upper
 from chargaff.seq.interval import Interval, Strand
 
@@ -179,7 +180,7 @@ def _reason(letters: Sequence, counts: tuple[int, int, int, int], max_unknown: f
 def read_sequences(
     source: str | os.PathLike[str], *, genome: str | os.PathLike[str] | None = None, column: str | None = None
 ) -> Sequences:
-    """The sequences of a file.
+    """The sequences of a file, held in memory with one byte a base (intervals are read from their genome as needed).
 
     With `genome` it is a list of intervals: BED, GFF, GTF, or a table with contig, start and end. Otherwise a file that
     ends in .csv, .tsv, .parquet or .jsonl is a table, and anything else, "-" (standard input) too, FASTA or FASTQ.
@@ -205,6 +206,20 @@ def read_sequences(
         return _read_column(name, column)
     records = list(read_records(source, keep_case=True, allow_empty=True))
     return InMemory((record.id for record in records), (record.sequence for record in records))
+
+
+def list_rejected(rejected: Iterable[Rejected], output: Path) -> Path | None:
+    """Writes `<output>.rejected.tsv` and returns its path; without a rejected record None, and an old list goes."""
+    rows = list(rejected)
+    listing = Path(f"{output}.rejected.tsv")
+    if not rows:
+        listing.unlink(missing_ok=True)
+        return None
+    schema = [Column("row", "int64"), Column("id", "text"), Column("reason", "text")]
+    with open_writer(listing, schema, num_rows=len(rows), overwrite=True) as writer:
+        columns = {column.name: [getattr(row, column.name) for row in rows] for column in schema}
+        writer.write(np.arange(len(rows)), columns)
+    return listing
 
 
 def as_sequences(sequences: Mapping[str, Any] | Iterable[Any]) -> Sequences:
