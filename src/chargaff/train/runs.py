@@ -83,8 +83,8 @@ class SequenceTaskTable(Table):
     """forward: as given. augment: in training either strand, at random. conjoin-eval: the same, and in evaluation both,
     averaged. conjoin: both, averaged, always. Equivariant models see both strands whatever is said here."""
     head_bias: bool = True
-    counts_padding: bool = True
-    """Padding goes through the pool as if it were sequence, as in the published fine-tuning."""
+    counts_padding: bool | None = None
+    """Padding is pooled as if it were sequence, as in the published fine-tuning; None: if the model has no mask."""
     n_as_pad: bool = False
     """Show N as padding, as in pre-training, instead of as its own token."""
     class_weights: tuple[float, ...] = ()
