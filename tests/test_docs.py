@@ -8,6 +8,7 @@ input files that the pages mention are made of random sequence.
 import random
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,11 @@ TINY = {"d_model": 16, "n_layer": 2, "vocab_size": 12, "residual_in_fp32": False
 STANDS_FOR = {
     "caduceus-ps-131k": ("caduceus", {**TINY, "rcps": True}),
     "caduceus-ph-131k": ("caduceus", TINY),
+}
+# Runs that take minutes are cut short here; the words are those of the demo's --smoke.
+SHORTENED = {
+    "examples/runs/pretrain.toml": ["train.max_steps=4", "train.valid_every=2", "train.batch=4", "data.length_bp=128"],
+    "examples/runs/splice.toml": ["train.epochs=1", "train.batch=1000"],
 }
 
 
@@ -67,6 +73,8 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / f"{name}.csv").write_text("\n".join(["id,sequence,label", *lines]) + "\n")
     for name, (family, config) in STANDS_FOR.items():
         save(create(family, config, seed=1), tmp_path / "models" / name)
+    shutil.copytree(REPOSITORY / "examples" / "data", tmp_path / "examples" / "data")
+    shutil.copytree(REPOSITORY / "examples" / "runs", tmp_path / "examples" / "runs")
     return tmp_path
 
 
@@ -92,6 +100,7 @@ def test_the_blocks_of_a_page_run(page, folder, monkeypatch, capsys):
             continue
         for command in code.replace("\\\n", " ").splitlines():
             words = shlex.split(command, comments=True)
+            words += [extra for word in words for extra in SHORTENED.get(word, ())]
             if words:
                 assert words[0] == "chargaff", f"only chargaff's commands can be run here: {command}"
                 assert main(words[1:]) == 0, f"{command}\n{capsys.readouterr().err}"
