@@ -1,16 +1,15 @@
 """Fills the parts of the pages that the code knows best.
 
-`<!-- commands -->` becomes the help of every command, `<!-- names -->` the names of `import chargaff`,
-`<!-- run-files -->` the tables of a run file, `<!-- results -->` the newest report of each machine in
-benchmarks/results.
+Each marker `<!-- name -->` is replaced by what the function of that name in `makers` yields.
 """
 
 import ast
 import inspect
 import io
+import itertools
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +20,7 @@ from rich.console import Console
 import chargaff
 from chargaff.cli.main import build_app
 from chargaff.config import Table
-from chargaff.train.runs import FinetuneRun, PretrainRun
+from chargaff.train.runs import FinetuneRun, PretrainRun, list_recipes
 
 WIDTH = 100
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
@@ -29,17 +28,22 @@ RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by mkdocs for each page."""
-    makers = {
-        "commands": describe_commands,
-        "names": describe_names,
-        "run-files": describe_run_files,
-        "results": describe_results,
-    }
-    for name, make in makers.items():
+    for name, make in makers().items():
         marker = f"<!-- {name} -->"
         if marker in markdown:
             markdown = markdown.replace(marker, "\n".join(make()))
     return markdown
+
+
+def makers() -> dict[str, Callable[[], Iterator[str]]]:
+    """What stands for each marker."""
+    return {
+        "commands": describe_commands,
+        "names": describe_names,
+        "run-files": describe_run_files,
+        "recipes": describe_recipes,
+        "results": describe_results,
+    }
 
 
 def describe_results() -> Iterator[str]:
@@ -57,6 +61,17 @@ def describe_run_files() -> Iterator[str]:
         for name, field in schema.model_fields.items():
             for table in tables_in(field.annotation):
                 yield from describe_table(table, name, seen)
+
+
+def describe_recipes() -> Iterator[str]:
+    """A table for each folder of recipes: the name, and the first line of the file's comment."""
+    folders = itertools.groupby(list_recipes().items(), key=lambda item: item[1].parent.name)
+    for folder, recipes in folders:
+        yield f"## {folder}\n\n| recipe | what |\n|---|---|"
+        for name, path in recipes:
+            first = path.read_text().partition("\n")[0].removeprefix("#").strip().rstrip(":")
+            yield f"| `{name}` | {first} |"
+        yield ""
 
 
 def describe_table(table: type[BaseModel], name: str, seen: dict[type[BaseModel], str]) -> Iterator[str]:

@@ -5,10 +5,13 @@ reader's), ```py, or ```console (a command with its answer). Published names sta
 input files that the pages mention are made of random sequence.
 """
 
+import os
 import random
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,3 +125,13 @@ def test_every_page_is_in_the_navigation():
 def test_no_page_has_a_placeholder():
     words = re.compile(r"\b(TODO|TBD|FIXME|coming soon|lorem ipsum)\b", flags=re.I)
     assert not [page.name for page in PAGES if words.search(page.read_text())]
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    run = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    page = (tmp_path / "site" / "reference" / "command-line.html").read_text()
+    assert "chargaff embed" in page
+    assert "&lt;!-- " not in page
