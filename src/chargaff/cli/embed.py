@@ -31,7 +31,7 @@ def run(
     max_unknown: float = 0.05,
     dtype: Literal["float32", "bfloat16"] = "float32",
     device: str = "auto",
-    batch_tokens: int = 65_536,
+    batch_tokens: int | None = None,
     workers: int = 1,
     resume: bool = True,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
@@ -63,7 +63,7 @@ def run(
         max_unknown: reject records with a larger share of letters other than A, C, G, T, N.
         dtype: of matrix products; results are float32.
         device: auto, cpu, cuda or cuda:N.
-        batch_tokens: most tokens read at once.
+        batch_tokens: most tokens read at once. [default: 8192 on a CPU, 131072 on a GPU]
         workers: threads that read and tokenise ahead; changes no number.
         resume: continue a stopped run of the same command; --no-resume begins anew.
         overwrite: replace OUTPUT.

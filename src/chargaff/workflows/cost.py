@@ -1,8 +1,8 @@
 """What a run will take: peak memory and time, from short runs of the model itself.
 
-Matrix-multiply operations and live bytes are counted while the model reads one row of each of two lengths; both are
-then extrapolated (operations: linear plus quadratic in the length, memory: linear). Time is the measured time of the
-longer row, scaled with the operations.
+Matrix-multiply operations and live bytes are counted while the model reads rows of each of two lengths; both are then
+extrapolated (operations: linear plus quadratic in the length, memory: linear). Time is the measured time of the longer
+rows, scaled with the operations.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import re
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,9 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from chargaff.families.protocol import Backbone
 from chargaff.model import Model
+from chargaff.workflows.modes import autocast, evaluating
 
 LONGEST_PROBE_TOKENS = 8192
-"""Length of the longer probe; beyond it the cost per token hardly changes in models without attention."""
+"""Most tokens in a probe; with more, the cost per token hardly changes in models without attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,23 +130,20 @@ def _estimate(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     weight_bytes = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     own_dtype = next(model.parameters()).dtype
-    longest = max((batch.tokens for batch in work), default=1)
-    was_training = model.training
-    model.eval()
-    try:
-        short, long = _probe_lengths(model, longest)
-        small = _probe(model, short, run, dtype)
-        large = small if short == long else _probe(model, long, run, dtype)
-    finally:
-        model.train(was_training)
-    flops = _quadratic((short, small.flops), (long, large.flops))
-    slope = (large.bytes - small.bytes) / (long - short) if long > short else large.bytes / long
+    largest = max(work, key=lambda batch: batch.rows * batch.tokens, default=Workload(1, 1))
+    short, long = _probe_lengths(model, largest.tokens)
+    rows = max(1, min(largest.rows, LONGEST_PROBE_TOKENS // long))
+    with evaluating(model):
+        small = _probe(model, rows, short, run, dtype)
+        large = small if short == long else _probe(model, rows, long, run, dtype)
+    flops = _quadratic((short, small.flops / rows), (long, large.flops / rows))
+    slope = (large.bytes - small.bytes) / (long - short) / rows if long > short else large.bytes / long / rows
     # gradients and whatever else does not grow with the tokens
-    constant = max(large.bytes - slope * long, 0.0)
-    activation = constant + slope * max((batch.rows * batch.tokens for batch in work), default=0)
+    constant = max(large.bytes - slope * long * rows, 0.0)
+    activation = constant + slope * largest.rows * largest.tokens if work else 0.0
     total_flops = sum(batch.rows * batch.times * flops(batch.tokens) for batch in work)
     total_tokens = sum(batch.rows * batch.times * batch.tokens for batch in work)
-    scale = total_flops / large.flops if large.flops else total_tokens / long
+    scale = total_flops / large.flops if large.flops else total_tokens / (rows * long)
     return Cost(
         device=str(model.device),
         dtype=str(dtype or own_dtype).removeprefix("torch."),
@@ -167,9 +164,10 @@ class _Probe:
     seconds: float
 
 
-def _probe(model: Model, num_tokens: int, run: Callable[[Tensor], object], dtype: torch.dtype | None) -> _Probe:
-    """One row of `num_tokens` tokens."""
-    tokens = _random_tokens(model, num_tokens)
+def _probe(
+    model: Model, rows: int, num_tokens: int, run: Callable[[Tensor], object], dtype: torch.dtype | None
+) -> _Probe:
+    tokens = _random_tokens(model, num_tokens).repeat(rows, 1)
     known = [*model.parameters(), *model.buffers(), tokens]
     counter, memory = FlopCounterMode(display=False), _LiveBytes(known)
     with autocast(model.device, dtype):
@@ -234,13 +232,6 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _release(self, key: int) -> None:
         self._now -= self._live.pop(key)
-
-
-def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    """Automatic mixed precision in `dtype`, or nothing for None and float32."""
-    if dtype in (None, torch.float32):
-        return nullcontext()
-    return torch.autocast(device.type, dtype)
 
 
 def measure_gemm_rate(device: torch.device, dtype: torch.dtype, width: int = 1024) -> float:

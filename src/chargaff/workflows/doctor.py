@@ -20,7 +20,7 @@ from chargaff.model import Model
 from chargaff.ops.dispatch import FORCED, list_backends
 from chargaff.seq.alphabet import reverse_complement
 from chargaff.workflows.cost import format_bytes, free_memory_bytes, measure_gemm_rate
-from chargaff.workflows.windows import evaluating
+from chargaff.workflows.modes import evaluating
 
 PACKAGES = ("torch", "numpy", "numba", "lightning", "pyarrow", "pysam", "zarr", "safetensors", "huggingface_hub")
 TOLERANCE = 1e-4

@@ -39,6 +39,9 @@ from chargaff.workflows.windows import Plan, Reading, combine_windows, make_plan
 
 _LOG = logging.getLogger(__name__)
 
+BATCH_TOKENS = {"cpu": 8192, "cuda": 131_072}
+"""A processor is fastest while a batch stays in its caches, a GPU while all of it is busy."""
+
 LITTLE_WORK = 20
 """Runs shorter than this many probes start without an estimate."""
 
@@ -69,8 +72,8 @@ class EmbedOptions:
     """Show N to the model as its pad token, as the pre-training of Caduceus and HyenaDNA did."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products; results are always float32."""
-    batch_tokens: int = 65_536
-    """Most tokens read at once; a longer window is read alone."""
+    batch_tokens: int | None = None
+    """Most tokens read at once; a longer window is read alone. None: BATCH_TOKENS of the device."""
     max_unknown: float = 0.05
     """A record with a larger share of letters other than A, C, G, T, N is rejected."""
 
@@ -299,7 +302,7 @@ def resolve_reading(model: Model, options: EmbedOptions, longest_bp: int) -> Rea
     strands = options.strands or ("both" if model.spec.strands == "equivariant" else "forward")
     if strands not in ("forward", "both"):
         raise ConfigError(f"strands: expected forward or both, got {strands!r}")
-    if options.batch_tokens < 1:
+    if options.batch_tokens is not None and options.batch_tokens < 1:
         raise ConfigError(f"batch-tokens: expected at least 1, got {options.batch_tokens}")
     if not 0 <= options.max_unknown <= 1:
         raise ConfigError(f"max-unknown: expected a share from 0 to 1, got {options.max_unknown}")
@@ -315,7 +318,7 @@ def resolve_reading(model: Model, options: EmbedOptions, longest_bp: int) -> Rea
         special_tokens=needs_special if options.special_tokens is None else options.special_tokens,
         n_as_pad=options.n_as_pad,
         dtype=options.dtype,
-        batch_tokens=options.batch_tokens,
+        batch_tokens=options.batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cuda"]),
     )
 
 

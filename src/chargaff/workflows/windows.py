@@ -29,7 +29,8 @@ from chargaff.nn.pooling import pool_strands
 from chargaff.seq.alphabet import upper
 from chargaff.tokenizers.char import CharTokenizer
 from chargaff.tokenizers.protocol import Tokenizer
-from chargaff.workflows.cost import Workload, autocast
+from chargaff.workflows.cost import Workload
+from chargaff.workflows.modes import autocast, evaluating
 from chargaff.workflows.sequences import Sequences
 
 _LOG = logging.getLogger(__name__)
@@ -344,18 +345,6 @@ def _part(batch: WindowBatch, rows: slice) -> WindowBatch:
 def _is_out_of_memory(error: BaseException) -> bool:
     """Of a GPU or of the machine; torch has no class for the latter."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
-@contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """The model in evaluation mode; every module is put back on exit."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, was_training in before:
-            module.training = was_training
 
 
 @contextmanager
