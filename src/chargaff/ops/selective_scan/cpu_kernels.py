@@ -8,7 +8,6 @@ Arrays named x-like (u, delta, z, y and their gradients) are float32, or uint16 
 same kernel on views that run backwards. `gated` says whether z is there, `positive` whether softplus is applied.
 """
 
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -38,6 +37,7 @@ from chargaff.ops.lanes import (
     view,
 )
 from chargaff.ops.selective_scan.cpu import BLOCK
+from chargaff.ops.selective_scan.differentiable import Gradients, Inputs
 
 STAGE = 8
 """Steps prepared together, so that the latency of exp and softplus hides; a divisor of BLOCK. More rows than this, at
@@ -323,37 +323,17 @@ def _backward_kernel(x: Any) -> Any:
     return kernel(types.void(types.int64, *inputs, *outputs, types.boolean, types.boolean), _backward)
 
 
-Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What both directions read: u, delta, z of one type, the rest float32; absent ones filled in, z empty."""
-
-    u: Tensor
-    delta: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor
-    z: Tensor
-    bias: Tensor
-    softplus: bool
-    reverse: bool
-
-    def arrays(self) -> list[Any]:
-        along = partial(view, backwards=self.reverse)
-        return [
-            along(self.u), along(self.delta), view(self.A), along(self.B), along(self.C),
-            view(self.D), along(self.z), view(self.bias),
-        ]  # fmt: skip
+def _arrays_of(inputs: Inputs) -> list[Any]:
+    along = partial(view, backwards=inputs.reverse)
+    selection = (view(inputs.A), along(inputs.B), along(inputs.C))
+    return [along(inputs.u), along(inputs.delta), *selection, view(inputs.D), along(inputs.z), view(inputs.bias)]
 
 
 def forward(inputs: Inputs, initial: Tensor, y: Tensor, last: Tensor, kept: Tensor) -> None:
     """Fill y [B, L, D], last [B, D, N] and, unless it is empty, kept [B, L / BLOCK, N, D]."""
     results = (view(y, backwards=inputs.reverse), view(last), view(kept))
     compiled = _forward_kernel(element(inputs.u.dtype))
-    launch(compiled, *inputs.arrays(), view(initial), *results, inputs.z.numel() > 0, inputs.softplus)
+    launch(compiled, *_arrays_of(inputs), view(initial), *results, inputs.z.numel() > 0, inputs.softplus)
 
 
 def backward(inputs: Inputs, kept: Tensor, dy: Tensor, dlast: Tensor) -> Gradients:
@@ -372,7 +352,7 @@ def backward(inputs: Inputs, kept: Tensor, dy: Tensor, dlast: Tensor) -> Gradien
     results = [along(x) for x in (du, ddelta, dz)]
     results += [array[:, :, ::-1] if inputs.reverse else array for array in (view(dB), view(dC))]
     launch(
-        _backward_kernel(element(inputs.u.dtype)), blocks_per_group, *inputs.arrays(), view(kept), along(dy),
+        _backward_kernel(element(inputs.u.dtype)), blocks_per_group, *_arrays_of(inputs), view(kept), along(dy),
         view(dlast), *results, view(dchannel), view(dinitial), inputs.z.numel() > 0, inputs.softplus,
     )  # fmt: skip
     channel = sum_in_order(dchannel)
