@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         path.write_text(json.dumps(report, indent=1) + "\n")
         path.with_suffix(".md").write_text(as_markdown(report))
         print(tables({name: result}))
+        missed = [row.get("case") for row in result.get("rows", []) if row.get("met") is False]
+        print("".join(f"below its aim: {case}\n" for case in missed), end="")
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
         return 1

@@ -8,6 +8,7 @@ import inspect
 import io
 import itertools
 import re
+import runpy
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from chargaff.config import Table
 from chargaff.train.runs import FinetuneRun, PretrainRun, list_recipes
 
 WIDTH = 100
-RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -42,13 +43,22 @@ def makers() -> dict[str, Callable[[], Iterator[str]]]:
         "names": describe_names,
         "run-files": describe_run_files,
         "recipes": describe_recipes,
+        "layers": describe_layers,
         "results": describe_results,
     }
 
 
+def describe_layers() -> Iterator[str]:
+    """The table that tests/test_layers.py enforces."""
+    table = runpy.run_path(str(ROOT / "tests" / "test_layers.py"))["MAY_IMPORT"]
+    yield "| package | may import |\n|---|---|"
+    for package, allowed in table.items():
+        yield f"| `{package}` | {', '.join(f'`{name}`' for name in sorted(allowed)) or 'none'} |"
+
+
 def describe_results() -> Iterator[str]:
     """The reports, headings one level down."""
-    newest = {path.stem[len("2026-01-01-") :]: path for path in sorted(RESULTS.glob("*.md"))}
+    newest = {path.stem[len("2026-01-01-") :]: path for path in sorted((ROOT / "benchmarks" / "results").glob("*.md"))}
     for machine, path in sorted(newest.items()):
         text = re.sub(r"^# .*\n", "", path.read_text())
         yield f"## {machine}, {path.stem[:10]}\n\n" + re.sub(r"^## ", "### ", text, flags=re.M)
