@@ -209,7 +209,8 @@ def expand(source: Path, destination: Path, expected_sha256: str) -> None:
     """The decompressed source at `destination`; nothing is left there if the checksum is another one."""
     if not source.exists():
         sys.exit(f"{source.name}: not in this version of the package; it was there in Debian 12")
-    opener: Callable[..., Any] = {".gz": gzip.open, ".xz": lzma.open}.get(source.suffix, open)
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
+    opener = openers.get(source.suffix, open)
     part = destination.with_suffix(".part")
     with opener(source, "rb") as compressed, part.open("wb") as plain:
         shutil.copyfileobj(compressed, plain, CHUNK_BYTES)

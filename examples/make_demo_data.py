@@ -3,7 +3,7 @@
     python examples/make_demo_data.py            # writes examples/data
     python examples/make_demo_data.py --check    # compares instead of writing
 
-Sequence: GRCh37 chromosome 20 from the Debian package vt-examples. Exons: the GRCh37 table in the PyPI package mmsplice.
+Sequence: GRCh37 chromosome 20 in the Debian package vt-examples. Exons: the table of the PyPI package mmsplice.
 Both are downloaded (18 MB and 62 MB) into a folder of the user's cache the first time.
 """
 
@@ -36,11 +36,12 @@ MMSPLICE = "mmsplice==2.4.0"
 EXON_TABLE = "mmsplice/models/grch37_exons.csv.gz"
 EXON_TABLE_SHA256 = "8da80d51fcd52d95ff702a88b442c82d2f5c586b18868b7101884bc6b9486b39"
 
-PRETRAIN = Interval.parse("20:32000001-33000000")
-"""No N, no base of the held-out list."""
 HELD_OUT = "20:1000001-11000000"
-GENE_REGION = Interval.parse("20:2630001-2650000")
-"""Lies in the held-out region; holds NOP56 (forward strand) and IDH3B (reverse strand)."""
+"""Seen by no training of this project."""
+TRAINING = Interval.parse("20:32000001-33000000")
+"""For pre-training; no N, and no base of the held-out list."""
+GENES = Interval.parse("20:2600001-2700000")
+"""Held out; holds NOP56 (forward strand) and IDH3B (reverse strand)."""
 LINE_BP = 100
 
 SPLICE = SpliceSpec(window_bp=200)
@@ -69,9 +70,8 @@ def make(cache: Path, out: Path) -> list[Path]:
     genome = Genome(genome_path)
     exons = out / "exons.gtf"
     exons.write_text("".join(gtf_lines(exon_table(cache))))
-    pretrain = write_gzip(out / "chr20_pretrain.fa.gz", fasta(genome, PRETRAIN))
-    gene = write_gzip(out / "chr20_genes.fa.gz", fasta(genome, GENE_REGION))
-    gene_exons = write_gzip(out / "chr20_genes.gtf.gz", "".join(gtf_inside(exons, GENE_REGION)))
+    slices = write_gzip(out / "chr20_slices.fa.gz", fasta(genome, TRAINING) + fasta(genome, GENES))
+    gene_exons = write_gzip(out / "chr20_genes.gtf.gz", "".join(gtf_inside(exons, GENES)))
     prepare_splice(
         genome_path,
         exons,
@@ -86,7 +86,7 @@ def make(cache: Path, out: Path) -> list[Path]:
     )
     splits = [out / "splice" / f"{split}.tsv.gz" for split in ("train", "valid", "test")]
     renamed = [path.rename(out / f"splice_{path.name}") for path in splits]
-    return [pretrain, gene, gene_exons, *renamed]
+    return [slices, gene_exons, *renamed]
 
 
 def exon_table(cache: Path) -> Path:

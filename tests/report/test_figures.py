@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from chargaff.errors import InputError
-from chargaff.report.figures import plot_confusion, plot_loss, plot_points, plot_roc_pr, principal_components
+from chargaff.report.figures import (
+    plot_confusion,
+    plot_loss,
+    plot_points,
+    plot_roc_pr,
+    plot_sites,
+    principal_components,
+)
 
 CLASSES = ("acceptor", "donor", "neither")
 
@@ -33,7 +40,13 @@ def draw_points(path):
     plot_points(path, points, labels, title="Contigs", axis_labels=("PC 1", "PC 2"))
 
 
-DRAWINGS = [draw_loss, draw_roc_pr, draw_confusion, draw_points]
+def draw_sites(path):
+    rng = np.random.default_rng(5)
+    panels = {kind: (np.arange(0, 6000, 30), rng.random(200), rng.random(200) < 0.1) for kind in ("donor", "acceptor")}
+    plot_sites(path, panels, title="Sites of a gene", x_label="position in the gene (bp)")
+
+
+DRAWINGS = [draw_loss, draw_roc_pr, draw_confusion, draw_points, draw_sites]
 
 
 @pytest.mark.parametrize("draw", DRAWINGS)
@@ -102,6 +115,7 @@ def test_principal_components_of_a_known_ellipse():
             lambda path: plot_points(path, np.zeros((2, 2)), ["a"], title="", axis_labels=("", "")),
             r"expected \(1, 2\)",
         ),
+        (lambda path: plot_sites(path, {}, title="", x_label=""), "no panel to draw"),
         (lambda path: principal_components(np.zeros((1, 5))), r"at least 2 rows and columns, got \(1, 5\)"),
     ],
 )

@@ -157,6 +157,34 @@ def plot_points(path: Path, points: Floats, labels: Sequence[str], *, title: str
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
+def plot_sites(
+    path: Path,
+    panels: Mapping[str, tuple[npt.NDArray[np.int64], Floats, npt.NDArray[np.bool_]]],
+    *,
+    title: str,
+    x_label: str,
+) -> None:
+    """Scores of candidate positions along a sequence, a panel for each kind; true ones are coloured, others grey.
+
+    Args:
+        panels: kind -> (position [n], probability [n], whether it is a true site [n]).
+    """
+    if not panels:
+        raise InputError(f"{path}: no panel to draw")
+    with _figure(path, 9.0, 2.3 * len(panels) + 0.6) as figure:
+        figure.suptitle(title)
+        rows = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+        for i, (axes, (kind, (position, score, is_true))) in enumerate(zip(rows, panels.items(), strict=True)):
+            others, sites = ~is_true, is_true
+            axes.vlines(position[others], 0, score[others], color="#999999", linewidth=1, label="other candidate")
+            axes.vlines(position[sites], 0, score[sites], color=_colour(i), linewidth=1.4)
+            style = {"color": _colour(i), "marker": MARKERS[i], "linestyle": "none", "markersize": 5}
+            axes.plot(position[sites], score[sites], label=f"annotated {kind}", **style)
+            axes.set(ylabel=f"p({kind})", ylim=(0, 1.05))
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        rows[-1].set_xlabel(x_label)
+
+
 def principal_components(values: Floats, count: int = 2) -> tuple[Floats, Floats]:
     """(coordinates [n, count], share of the variance [count]) of the leading principal components.
 
