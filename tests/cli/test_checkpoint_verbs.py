@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import huggingface_hub.constants  # reads the environment once: before a test changes it
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path, monkeypatch):
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 

@@ -126,9 +126,16 @@ def test_both_strands_give_one_vector_whichever_strand_is_read(model, layer):
     assert relative(embed(model, turned, options).vectors, embed(model, records, options).vectors) < CLOSE
 
 
-def test_equivariant_models_read_both_strands_unless_told_otherwise():
-    assert plan_embedding(tiny_model("ps"), RECORDS).reading.strands == "both"
-    assert plan_embedding(tiny_model("ph"), RECORDS).reading.strands == "forward"
+@pytest.mark.parametrize(
+    ("variant", "contract", "strands"),
+    [("ps", "equivariant", "both"), ("ph", "forward-only", "forward"), ("ph", "conjoined", "both")],
+)
+def test_the_strands_read_follow_the_models_contract_unless_told_otherwise(variant, contract, strands):
+    model = tiny_model(variant)
+    assert model.spec.strands == {"ps": "equivariant", "ph": "forward-only"}[variant]
+    model.spec = replace(model.spec, strands=contract)
+    assert plan_embedding(model, RECORDS).reading.strands == strands
+    assert plan_embedding(model, RECORDS, EmbedOptions(strands="forward")).reading.strands == "forward"
 
 
 def test_a_causal_model_may_be_padded_and_still_gives_each_record_its_own_vector():

@@ -55,7 +55,7 @@ def run(
         column: of a table: where the sequences are; names come from a column "id" or "name".
         pool: how the states of a record become one vector; "none" keeps one a base. [default: the checkpoint's]
         layer: "last" for the final states, or k for the residual stream after block k (0: the embedding).
-        strands: "both" averages the two strands. [default: both for reverse-complement equivariant models]
+        strands: "both" averages the two strands. [default: both, unless the checkpoint reads one strand only]
         window_bp: longer records are read in windows of this length. [default: the checkpoint's context]
         overlap_bp: bases that neighbouring windows share; each base is taken from the window it lies deeper in.
         special_tokens: add the tokenizer's special tokens. [default: for --pool cls and mean-all only]

@@ -61,7 +61,7 @@ class EmbedOptions:
     layer: int | None = None
     """None: final states; k: the residual stream after block k (0: the embedding)."""
     strands: Literal["forward", "both"] | None = None
-    """"both" averages the two strands; None: both for equivariant models, else forward."""
+    """"both" averages the two strands; None: both, unless the checkpoint reads the forward strand only."""
     window_bp: int | None = None
     """Records longer than this are read in windows; None: the checkpoint's context."""
     overlap_bp: int = 0
@@ -299,7 +299,7 @@ def resolve_reading(model: Model, options: EmbedOptions, longest_bp: int) -> Rea
     pooling = options.pooling or model.spec.pooling
     if pooling not in POOLINGS:
         raise ConfigError(f"pool: expected one of {', '.join(POOLINGS)}, got {pooling!r}")
-    strands = options.strands or ("both" if model.spec.strands == "equivariant" else "forward")
+    strands = options.strands or ("forward" if model.spec.strands == "forward-only" else "both")
     if strands not in ("forward", "both"):
         raise ConfigError(f"strands: expected forward or both, got {strands!r}")
     if options.batch_tokens is not None and options.batch_tokens < 1:
