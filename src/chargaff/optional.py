@@ -19,4 +19,6 @@ def need(module: str, *, extra: str, feature: str, package: str | None = None) -
         return importlib.import_module(module)
     except ImportError as error:
         name = package or module.partition(".")[0]
-        raise DependencyError(f"{feature} needs the package {name!r}: pip install 'chargaff[{extra}]' ({error})") from error
+        raise DependencyError(
+            f"{feature} needs the package {name!r}: pip install 'chargaff[{extra}]' ({error})"
+        ) from error
