@@ -264,6 +264,16 @@ def _magnitude(typing_context: Any, x: Any) -> Any:
 
 
 @_primitive
+def where_less(typing_context: Any, x: Any, y: Any, then: Any, otherwise: Any) -> Any:
+    """`then` in the lanes where x < y, else `otherwise`, also where one of them is NaN."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
+
+    return lanes(lanes, lanes, lanes, lanes), emit
+
+
+@_primitive
 def total(typing_context: Any, x: Any) -> Any:
     """The sum of all lanes, always in the same order."""
 

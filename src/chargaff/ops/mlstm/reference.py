@@ -48,16 +48,16 @@ def recurrent_form(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(h [B, H, L, K], C [B, H, K, K], n [B, H, K], m [B, H]); q, k, v [B, H, L, K], gates [B, H, L]."""
     k = k * k.shape[-1] ** -0.5
-    decay = logsigmoid(fgate)
+    steps = [x.unbind(2) for x in (q, k, v, igate, logsigmoid(fgate))]
     rows = []
-    for t in range(q.shape[2]):
-        kept = decay[:, :, t] + m
-        m = torch.maximum(kept, igate[:, :, t])
-        f, i = (kept - m).exp(), (igate[:, :, t] - m).exp()
-        C = f[..., None, None] * C + i[..., None, None] * k[:, :, t, :, None] * v[:, :, t, None, :]
-        n = f[..., None] * n + i[..., None] * k[:, :, t]
-        numerator = torch.einsum("bhk,bhkj->bhj", q[:, :, t], C)
-        norm = torch.einsum("bhk,bhk->bh", q[:, :, t], n)
+    for q_t, k_t, v_t, i_t, decay in zip(*steps, strict=True):
+        kept = decay + m
+        m = torch.maximum(kept, i_t)
+        f, i = (kept - m).exp(), (i_t - m).exp()
+        C = f[..., None, None] * C + i[..., None, None] * k_t[..., :, None] * v_t[..., None, :]
+        n = f[..., None] * n + i[..., None] * k_t
+        numerator = torch.einsum("bhk,bhkj->bhj", q_t, C)
+        norm = torch.einsum("bhk,bhk->bh", q_t, n)
         rows.append(_normalised(numerator, norm, m))
     return torch.stack(rows, 2), C, n, m
 

@@ -30,10 +30,10 @@ def run(
     given = torch.stack([igate, fgate, zgate, ogate], 3).to(exact)  # [B, L, H, 4, K]
     given = given + bias.to(exact)
     y, c, n, m, recurrent = (x.to(exact) for x in (y, c, n, m, recurrent))
-    length = igate.shape[1]
+    steps = given.unbind(1)  # at once, for the gradient of an index fills a whole tensor
     rows = []
-    for t in reversed(range(length)) if reverse else range(length):
-        i, f, z, o = (given[:, t] + torch.einsum("bhk,hkgj->bhgj", y, recurrent)).unbind(2)
+    for step in reversed(steps) if reverse else steps:
+        i, f, z, o = (step + torch.einsum("bhk,hkgj->bhgj", y, recurrent)).unbind(2)
         kept = torch.where(n == 0, float("-inf"), logsigmoid(f) + m)  # an empty state has no exponent of its own
         m = torch.maximum(i, kept)
         added, left = (i - m).exp(), (kept - m).exp()
