@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=REPOSITORY / "demo-out", help="folder for the results")
     parser.add_argument("--smoke", action="store_true", help="tiny budgets, under a minute")
     options = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, before torch is there
     out = options.output.absolute()
     os.chdir(REPOSITORY)
     prepare_folder(out)
