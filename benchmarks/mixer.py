@@ -32,7 +32,10 @@ def main(argv: list[str] | None = None) -> None:
     init_mixer(mixer, residual_divisor=1.0)
     script = Path(__file__).parent / "peers" / "mixers.py"
     command = [os.environ["CHARGAFF_PEERS_PYTHON"], str(script), str(THREADS)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    # the peer keeps the threads' default way of waiting, which suits a program with one thread pool
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen(command, **pipes) as process:
         rows = [_measure(mixer, process, *case) for case in CASES]
         assert process.stdin is not None
         process.stdin.close()

@@ -67,7 +67,7 @@ def list_benchmarks() -> list[str]:
 
 def run_benchmark(name: str, peers: Path | None) -> dict[str, Any] | None:
     """What the script wrote; None if it failed."""
-    environment = dict(os.environ)
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}  # as the command sets it
     if peers is not None:
         environment["CHARGAFF_PEERS_PYTHON"] = str(peers.absolute())
     with tempfile.TemporaryDirectory() as folder:
