@@ -118,13 +118,13 @@ def score_classes(logits: Floats, targets: NDArray[np.int64]) -> dict[str, float
     result = {
         "accuracy": float(accuracy_score(targets, guess)),
         "f1_macro": float(f1_score(targets, guess, labels=range(classes), average="macro", zero_division=0)),
-        "mcc": float(matthews_corrcoef(targets, guess)),
+        "mcc": 0.0 if len(np.union1d(targets, guess)) < 2 else float(matthews_corrcoef(targets, guess)),
     }
     if classes == 2:
         result["f1"] = float(f1_score(targets, guess, zero_division=0))
         margin = logits[:, 1] - logits[:, 0]
         return {**result, **_areas(margin[:, None], (targets == 1)[:, None])}
-    return {**result, **_areas(_softmax(logits), targets[:, None] == np.arange(classes))}
+    return {**result, **_areas(softmax(logits), targets[:, None] == np.arange(classes))}
 
 
 def score_labels(logits: Floats, targets: NDArray[Any]) -> dict[str, float]:
@@ -190,7 +190,8 @@ def _ranks(values: Floats) -> Floats:
     return shared
 
 
-def _softmax(logits: Floats) -> Floats:
+def softmax(logits: Floats) -> Floats:
+    """[N, C] probabilities; summed in order of size, so that classes in another order give the same numbers."""
     shifted = np.exp(logits - logits.max(1, keepdims=True))
-    total: Floats = shifted / shifted.sum(1, keepdims=True)
+    total: Floats = shifted / np.sort(shifted, axis=1).sum(1, keepdims=True)
     return total

@@ -44,7 +44,8 @@ class Keeper(Callback):
         self._logged_step = trainer.global_step
         if trainer.is_global_zero:
             self.log = RunLog(self.out, completed_steps=trainer.global_step)
-            self.log.event("resume" if trainer.global_step else "start", trainer.global_step)
+            kind = "resume" if trainer.global_step else "start"
+            self.log.event(kind, trainer.global_step, processes=trainer.world_size, device=str(pl_module.device))
         if self.source is not None:
             self.valid = EvalSteps(
                 self.source,

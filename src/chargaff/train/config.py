@@ -86,6 +86,7 @@ class TrainSpec(Table):
     clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest norm of the gradient; 0: no limit."""
     precision: Precision = "32"
+    """Of matrix products; 16-mixed needs a GPU."""
     seed: int = 2222
     """Of the fresh weights, the data order and everything random per sample."""
     freeze_backbone: bool = False
@@ -113,8 +114,7 @@ class TrainSpec(Table):
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     """Change of the metric that counts as better, for patience."""
 
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: PositiveInt = 1
     strategy: str = "auto"
     """Passed to Lightning: auto, ddp, ..."""

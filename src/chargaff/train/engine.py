@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from lightning.pytorch import Trainer
 
 from chargaff.data.order import rows_per_rank
+from chargaff.errors import ConfigError
 from chargaff.train.callbacks import Keeper, StopOnSignal
-from chargaff.train.config import is_rising
+from chargaff.train.config import TrainSpec, is_rising
 from chargaff.train.module import TrainingModule
 from chargaff.train.progress import Show
 from chargaff.train.state import LAST, Job, Outcome, TrainingInterrupted, completed_steps
@@ -30,6 +32,8 @@ def run_job(job: Job, show: Show) -> Outcome:
     checkpoint = job.out / LAST
     resumes = checkpoint.exists()
     device = job.model.device
+    if job.spec.precision == "16-mixed" and not _uses_gpu(job.spec):
+        raise ConfigError("train.precision: 16-mixed needs a GPU; here take bf16-mixed or 32")
     with _quiet():
         trainer = _make_trainer(job, [keeper, stopper])
         rows_per_rank(job.spec.batch, trainer.world_size)
@@ -73,6 +77,10 @@ def _make_trainer(job: Job, callbacks: list[Keeper | StopOnSignal]) -> Trainer:
         default_root_dir=job.out,
         callbacks=list(callbacks),
     )
+
+
+def _uses_gpu(spec: TrainSpec) -> bool:
+    return spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available())
 
 
 def _kept(job: Job, module: TrainingModule) -> str:

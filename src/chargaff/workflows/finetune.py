@@ -18,7 +18,7 @@ from chargaff.hub.load import load
 from chargaff.hub.save import save
 from chargaff.io.writers import Column, open_writer
 from chargaff.model import Model
-from chargaff.tasks.metrics import Problem, SequenceMetrics
+from chargaff.tasks.metrics import Problem, SequenceMetrics, softmax
 from chargaff.tasks.sequence import SequenceTask
 from chargaff.train.config import TrainSpec, is_rising
 from chargaff.train.evaluate import evaluate
@@ -237,9 +237,7 @@ def to_probabilities(problem: str, outputs: NDArray[Any]) -> NDArray[Any]:
     if problem == "multi-label":
         sigmoid: NDArray[Any] = 1 / (1 + np.exp(-outputs.astype(np.float64)))
         return sigmoid.astype(np.float32)
-    shifted = np.exp(outputs - outputs.max(1, keepdims=True))
-    share: NDArray[Any] = shifted / shifted.sum(1, keepdims=True)
-    return share
+    return softmax(outputs)
 
 
 def make_task(table: SequenceTaskTable, labels: Labels, model: Model) -> SequenceTask:

@@ -26,7 +26,7 @@ from chargaff.train.evaluate import EVALUATION_EPOCH, autocast, evaluating
 from chargaff.workflows.cost import Cost, Workload, estimate_inference
 from chargaff.workflows.finetune import INPUT_NOTE, output_name, to_probabilities
 from chargaff.workflows.provenance import provenance
-from chargaff.workflows.sequences import Inspection, Rejected, Sequences, inspect, read_sequences
+from chargaff.workflows.sequences import Inspection, Rejected, Sequences, inspect, list_rejected, read_sequences
 
 LongRecords = Literal["cut", "windows"]
 
@@ -256,16 +256,3 @@ def _provenance(job: PredictJob) -> dict[str, Any]:
     records = {"records": len(job.inspection.accepted), "sha256": job.inspection.sha256}
     facts = {"max_bp": job.rule.max_tokens, "padding": job.rule.padding, "conjoined": job.task.conjoin_eval}
     return provenance(job.model, inputs=[*files, records], options={**asdict(job.options), **facts})
-
-
-def list_rejected(rejected: tuple[Rejected, ...], output: Path) -> Path | None:
-    """Writes `<output>.rejected.tsv`; removes an old one if nothing was rejected."""
-    listing = Path(f"{output}.rejected.tsv")
-    if not rejected:
-        listing.unlink(missing_ok=True)
-        return None
-    schema = [Column("row", "int64"), Column("id", "text"), Column("reason", "text")]
-    with open_writer(listing, schema, num_rows=len(rejected), overwrite=True) as writer:
-        columns = {name: [getattr(record, name) for record in rejected] for name in ("row", "id", "reason")}
-        writer.write(np.arange(len(rejected)), columns)
-    return listing
