@@ -13,6 +13,7 @@ from chargaff.data.order import EpochOrder, StepPlan
 from chargaff.data.sources import GenomeWindows, tile_contigs
 from chargaff.errors import InputError
 from chargaff.io.fasta import Genome
+from chargaff.ops.selective_scan import selective_scan
 from chargaff.tokenizers.char import CharTokenizer
 
 TOKENIZER = CharTokenizer.standard()
@@ -163,6 +164,17 @@ def test_number_of_workers_changes_nothing(genome, workers):
     assert all(same(a, b) for a, b in zip(alone, shared, strict=True))
     held_out = EvalSteps(source, Collate(TOKENIZER, TokenRule()), 7)
     assert all(same(a, b) for a, b in zip(make_loader(held_out), make_loader(held_out, workers=workers), strict=True))
+
+
+@pytest.mark.slow
+def test_workers_start_after_a_parallel_kernel_has_run_here(genome):
+    """A forked copy of a process that has used a parallel kernel is killed; workers are no such copies."""
+    u = torch.rand(2, 64, 32)
+    selective_scan(u, u, -torch.rand(32, 16), torch.rand(2, 64, 16), torch.rand(2, 64, 16), backend="cpu")
+    source = GenomeWindows(genome, *tile_contigs(genome, 64), window_bp=64)
+    data = steps(source, batch=16)
+    read = list(make_loader(data, stop=24, workers=8))
+    assert all(same(a, b) for a, b in zip(read, make_loader(data, stop=24), strict=True))
 
 
 def test_loader_reads_the_right_windows(genome):

@@ -1,6 +1,7 @@
 """What `fit` promises besides resuming."""
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from chargaff.tasks.sequence import SequenceTask
 from chargaff.train.config import is_rising
 from chargaff.train.fit import fit
 from chargaff.train.log import read_log
+from chargaff.train.progress import progress
 from chargaff.train.schedules import make_schedule
 from tests.train.toy import Repeats, run, spec, tiny
 
@@ -109,7 +111,10 @@ def test_early_stopping_counts_evaluations_without_gain(tmp_path):
     result = run(tmp_path / "run", "max_steps=100", "optim.lr=1e-9", "valid_every=3", "patience=2", "min_delta=0.1")
     assert result.steps == 9  # the first is the best; then two without a gain of 0.1
     assert result.stop_reason == "loss has not improved in 2 evaluations"
-    assert run(tmp_path / "run", "max_steps=100", "optim.lr=1e-9", "valid_every=3", "patience=2") == result
+    words = ("max_steps=100", "optim.lr=1e-9", "valid_every=3", "patience=2", "min_delta=0.1")
+    assert run(tmp_path / "run", *words) == result
+    (tmp_path / "run/result.json").unlink()  # as if killed after the last state was saved
+    assert run(tmp_path / "run", *words) == result
 
 
 @pytest.mark.parametrize(
@@ -255,6 +260,21 @@ def test_folder_with_a_run_is_refused_without_resume(tmp_path):
 )
 def test_direction_of_metrics(monitor, mode, rising):
     assert is_rising(monitor, mode) == rising
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, caplog, is_terminal):
+    class Stream(io.StringIO):
+        def isatty(self) -> bool:
+            return is_terminal
+
+    stream = Stream()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with caplog.at_level("INFO"), progress(10) as show:
+        show(3, "loss 1.5")
+        show(10, "loss 0.5")
+    assert ("10/10" in stream.getvalue()) == is_terminal
+    assert caplog.messages == ([] if is_terminal else ["step 3 of 10: loss 1.5", "step 10 of 10: loss 0.5"])
 
 
 TWO_PROCESSES = """

@@ -204,7 +204,7 @@ class _From(Sampler[int]):
 
 
 def make_loader(
-    steps: TrainSteps | EvalSteps, *, first: int = 0, stop: int | None = None, workers: int = 0, pin: bool = False
+    steps: TrainSteps | EvalSteps, *, first: int = 0, stop: int | None = None, workers: int = 0
 ) -> DataLoader[Batch]:
     """Items first..stop-1 in order, read ahead by `workers` processes (0: in this one).
 
@@ -217,5 +217,4 @@ def make_loader(
         sampler=_From(first, stop),
         num_workers=workers,
         multiprocessing_context="forkserver" if workers else None,
-        pin_memory=pin,
     )

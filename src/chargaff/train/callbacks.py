@@ -46,6 +46,8 @@ class Keeper(Callback):
             self.log = RunLog(self.out, completed_steps=trainer.global_step)
             kind = "resume" if trainer.global_step else "start"
             self.log.event(kind, trainer.global_step, processes=trainer.world_size, device=str(pl_module.device))
+        if self._is_out_of_patience(_module(pl_module)):
+            trainer.should_stop = True  # the run was stopped after its last state had been saved
         if self.source is not None:
             self.valid = EvalSteps(
                 self.source,
@@ -157,11 +159,15 @@ class Keeper(Callback):
             progress.best_value, progress.best_step = loss_like, step
         enough = is_better and gain > self.spec.min_delta
         progress.evaluations_without_gain = 0 if enough else progress.evaluations_without_gain + 1
-        if self.spec.patience is not None and progress.evaluations_without_gain >= self.spec.patience:
-            self.stop_reason = (
-                f"{self.spec.monitor} has not improved in {progress.evaluations_without_gain} evaluations"
-            )
+        self._is_out_of_patience(module)
         return is_better
+
+    def _is_out_of_patience(self, module: TrainingModule) -> bool:
+        without_gain = module.run_progress.evaluations_without_gain
+        if self.spec.patience is None or without_gain < self.spec.patience:
+            return False
+        self.stop_reason = f"{self.spec.monitor} has not improved in {without_gain} evaluations"
+        return True
 
 
 class StopOnSignal(Callback):

@@ -86,7 +86,7 @@ def fit(
     _check_padding(model, rule)
     sources = _sources(train, spec)
     plan, max_steps = plan_steps([len(source) for source in sources], spec)
-    with claim(out) if _is_first_process() else nullcontext(), torch.random.fork_rng():
+    with claim(out) if _is_first_process() else nullcontext(), torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(spec.seed)
         attach_head(model, task, labels)
         done = _finished(out, max_steps, resume=resume)

@@ -68,8 +68,7 @@ class TrainingModule(LightningModule):
             num_ranks=self.trainer.world_size,
             augment=self._host_augment(),
         )
-        pin = self.device.type == "cuda"
-        return make_loader(steps, first=self.global_step, workers=self.spec.workers, pin=pin)
+        return make_loader(steps, first=self.global_step, workers=self.spec.workers)
 
     def _host_augment(self) -> HostAugment | None:
         """Reverse complement on bytes, for tokenizers that cannot do it on tokens."""

@@ -33,13 +33,19 @@ def progress(max_steps: int, *, completed_steps: int = 0, title: str = "training
         TimeRemainingColumn(),
         TextColumn("{task.fields[facts]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
+    with Progress(*columns, console=_console()) as bar:
         task = bar.add_task(title, total=max_steps, completed=completed_steps, facts="")
         yield lambda step, facts: bar.update(task, completed=step, facts=facts)
 
 
+def _console() -> Console:
+    """That of the log, if it has one, so that messages appear above the bar and not in it."""
+    consoles = [getattr(handler, "console", None) for handler in logging.getLogger("chargaff").handlers]
+    return next((found for found in consoles if isinstance(found, Console)), None) or Console(stderr=True)
+
+
 def _lines(max_steps: int) -> Show:
-    shown_at = -SECONDS_BETWEEN_LINES
+    shown_at = float("-inf")
 
     def show(step: int, facts: str) -> None:
         nonlocal shown_at

@@ -151,7 +151,11 @@ def _repeat(ready: Finetuning, seed: int, *, resume: bool) -> _Trial:
 
 def _judge(ready: Finetuning, seed: int, task: SequenceTask, result: FitResult, folder: Path) -> _Trial:
     """Scores of the best weights, on validation rows from the log and on test rows now."""
-    assert result.best is not None
+    if result.best is None:
+        raise ConfigError(
+            f"train.monitor: {ready.run.train.monitor} was never a number on the validation rows of seed {seed}; do "
+            "they hold more than one class?"
+        )
     valid = read_log(folder / VALID)
     at = valid["step"].index(result.best_step)
     row: dict[str, Any] = {"seed": seed, "steps": result.steps, "best_step": result.best_step}
