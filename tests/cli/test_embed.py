@@ -242,8 +242,8 @@ def test_a_disk_that_fills_up_is_one_line_and_the_run_goes_on_later(tmp_path, mo
 
 
 def test_ctrl_c_keeps_what_was_computed_and_says_so(tmp_path, model):
-    fasta = write_fasta(tmp_path / "x.fa", {f"r{i}": random_bases(30, seed=i) for i in range(300)})
-    words = ["embed", model, fasta, "-o", tmp_path / "x.npy", "--batch-tokens", "60"]
+    fasta = write_fasta(tmp_path / "x.fa", {f"r{i}": random_bases(300, seed=i) for i in range(900)})
+    words = ["embed", model, fasta, "-o", tmp_path / "x.npy", "--batch-tokens", "300"]
     command = [sys.executable, "-m", "chargaff", *map(str, words)]
     rows = tmp_path / "x.npy.unfinished" / "rows.f32"
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
@@ -253,7 +253,7 @@ def test_ctrl_c_keeps_what_was_computed_and_says_so(tmp_path, model):
         _, err = running.communicate(timeout=120)
     assert running.returncode == ExitCode.INTERRUPTED, err
     assert "Traceback" not in err
-    assert "of 150 batches are kept in" in err.splitlines()[-1]
+    assert "of 1125 batches are kept in" in err.splitlines()[-1]
     assert "the same command continues there" in err.splitlines()[-1]
     again = process(*words)
     assert again.returncode == ExitCode.DONE
