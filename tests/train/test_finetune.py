@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -338,3 +341,29 @@ def test_strand_rules(variant, strands):
         backward = model.head(model.encode(model.reverse_complement(tokens)))
         wanted = (forward + backward) / 2 if strands in ("conjoin", "conjoin-eval") else forward
         torch.testing.assert_close(task.predict(model.eval(), batch), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_result(data):
+    """Both train, one judges: every test row is predicted once, and the table is printed once."""
+    path = run_file(data)
+    assert main(["finetune", path, "train.epochs=2", f"out.folder={data}/one"]) == 0
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    program = data / "program.py"
+    program.write_text(
+        "import sys\nfrom chargaff.cli.main import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    )
+    words = ["finetune", path, "train.epochs=2", f"out.folder={data}/two", "train.devices=2", "train.strategy=ddp"]
+    done = subprocess.run(
+        [sys.executable, str(program), *words, "train.device=cpu"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("seed\t") == 1
+    one, two = (pq.read_table(data / name / "predictions.parquet") for name in ("one", "two"))
+    assert two.num_rows == one.num_rows == 20
+    np.testing.assert_allclose(two["p_gc"].to_numpy(), one["p_gc"].to_numpy(), rtol=1e-3)

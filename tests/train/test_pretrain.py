@@ -126,6 +126,14 @@ def test_causal_model_and_region_file(folder):
     assert main(["pretrain", str(folder / "run.toml"), *words]) == 0
 
 
+def test_stages_warm_up_length_and_batch(folder):
+    stage = "train.stages=[{steps = 2, batch = 16, length_bp = 16}]"
+    assert main(["pretrain", str(folder / "run.toml"), stage, "train.log_every=1"]) == 0
+    log = read_log(folder / "out/train.csv")
+    assert log["samples"] == [16, 32, 40, 48, 56, 64]
+    assert load(folder / "out/best", device="cpu").spec.context_bp == 32
+
+
 def test_dry_run_says_the_cost_and_writes_nothing(folder, capsys):
     assert main(["pretrain", str(folder / "run.toml"), "--dry-run"]) == 0
     printed = capsys.readouterr().out

@@ -3,6 +3,7 @@
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import torch
 
 from chargaff.errors import CheckpointError, ConfigError, InputError
 from chargaff.hub.readers import read_weights
+from chargaff.tasks.causal_lm import CausalLM
+from chargaff.train.fit import fit
 from chargaff.train.log import read_log
-from tests.train.toy import run
+from tests.train.toy import Repeats, run, spec, tiny
 
 PROGRAM = Path(__file__).parent / "toy.py"
 ENVIRONMENT = {
@@ -130,6 +133,25 @@ def test_finished_run_is_not_repeated(tmp_path):
     before = (tmp_path / "run/events.jsonl").read_text()
     assert run(tmp_path / "run", "max_steps=3") == first
     assert (tmp_path / "run/events.jsonl").read_text() == before
+
+
+def test_run_killed_after_its_last_state_is_only_concluded(tmp_path):
+    first = run(tmp_path / "run", "max_steps=3")
+    before = read_weights(tmp_path / "run/model/model.safetensors")
+    (tmp_path / "run/result.json").unlink()
+    shutil.rmtree(tmp_path / "run/model")
+    assert run(tmp_path / "run", "max_steps=3") == first
+    after = read_weights(tmp_path / "run/model/model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_finished_run_gives_its_weights_to_the_model(tmp_path):
+    data, settings = Repeats(18, 21), spec(max_steps=3)
+    models = [tiny("mamba", "tied", seed=seed) for seed in (1, 2)]
+    for model in models:
+        fit(model, CausalLM(model.tokenizer), data, None, settings, tmp_path / "run")
+    one, other = (model.state_dict() for model in models)
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_damaged_state_is_named(tmp_path):

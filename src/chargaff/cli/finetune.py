@@ -40,6 +40,8 @@ def run(
         print(f"{to_toml(ready.run)}\n{ready.describe()}", ready.cost(), sep="\n")
         return
     result = finetune(settings, resume=resume)
+    if not result.rows:
+        return  # a helping process of a run on several devices
     names = [name for name in result.rows[0] if name.startswith(next(iter(result.summary)).partition("_")[0])]
     print("seed", *names, sep="\t")
     for row in result.rows:

@@ -28,7 +28,7 @@ def run(
         dry_run: print the resolved run, and the time and memory it would take.
     """
     from chargaff.config import to_toml
-    from chargaff.workflows.pretrain import PretrainRun, load_run, open_pretraining, pretrain
+    from chargaff.workflows.pretrain import PretrainRun, is_first_process, load_run, open_pretraining, pretrain
 
     settings = load_run(PretrainRun, run_file, words)
     if dry_run:
@@ -36,6 +36,8 @@ def run(
         print(f"{to_toml(settings)}\n{ready.describe()}", *ready.cost(), sep="\n")
         return
     result = pretrain(settings, resume=resume)
+    if not is_first_process():
+        return
     print(f"steps  {result.steps}{f' ({result.stop_reason})' if result.stop_reason else ''}")
     for name, value in result.metrics.items():
         print(f"{name}  {value:.5g}")

@@ -106,7 +106,7 @@ class Keeper(Callback):
         raise ConfigError(
             f"train: loss or gradient of step {bad + 1} is not a finite number (learning rate "
             f"{module.schedule(bad):.3g}, gradient norm {float(module.run_progress.grad_norm):.3g}); {kept}. "
-            "Lower train.optim.lr or train.clip, or lengthen the warm-up"
+            "Lower train.optim.lr, lengthen the warm-up, or set train.clip"
         )
 
     def _log(self, trainer: Trainer, module: TrainingModule, step: int) -> None:
@@ -134,8 +134,14 @@ class Keeper(Callback):
 
     def _evaluate(self, trainer: Trainer, module: TrainingModule, step: int) -> None:
         assert self.valid is not None
-        batches = make_loader(self.valid, workers=0)
-        metrics = evaluate(module.model, module.task, batches, seed=self.spec.seed, precision=self.spec.precision)
+        metrics = evaluate(
+            module.model,
+            module.task,
+            make_loader(self.valid),
+            seed=self.spec.seed,
+            precision=self.spec.precision,
+            is_shared=True,
+        )
         values = metrics.compute()
         if self.spec.monitor not in values:
             raise ConfigError(f"train.monitor: expected one of {', '.join(values)}, got {self.spec.monitor!r}")

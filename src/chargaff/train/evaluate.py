@@ -17,18 +17,23 @@ EVALUATION_EPOCH = -1
 """Random numbers of evaluation (what is masked) come from this epoch, so every evaluation asks the same."""
 
 
-def evaluate(model: Model, task: Task, batches: Iterable[Batch], *, seed: int, precision: str = "32") -> Metrics:
-    """The task's metrics after all batches; those of all processes where there are several.
+def evaluate(
+    model: Model, task: Task, batches: Iterable[Batch], *, seed: int, precision: str = "32", is_shared: bool = False
+) -> Metrics:
+    """The task's metrics after all batches.
 
     The model's mode and gradients are left as they were.
+
+    Args:
+        is_shared: the batches are this process's share of the data; the result is that of all processes together.
     """
     metrics = task.metrics()
     rng = SampleRng(seed, EVALUATION_EPOCH)
-    with evaluating(model), torch.inference_mode(), autocast(model.device, precision):
+    with evaluating(model), torch.no_grad(), autocast(model.device, precision):
         for batch in batches:
             ready = task.prepare(batch.to(model.device), rng, is_training=False)
             metrics.update(ready, task.loss(model, ready))
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if is_shared and torch.distributed.is_available() and torch.distributed.is_initialized():
         states = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(states, metrics.state())
         metrics.merge(states)

@@ -16,6 +16,7 @@ from chargaff.data.batch import Source
 from chargaff.data.loader import TokenRule
 from chargaff.data.order import StepPlan
 from chargaff.errors import ConfigError
+from chargaff.hub.load import load
 from chargaff.hub.save import save
 from chargaff.io.atomic import claim, read_manifest, write_manifest
 from chargaff.model import Model
@@ -68,7 +69,8 @@ def fit(
     `train.csv`, `valid.csv`, `events.jsonl`, `curves.png`, `result.json` (written last).
 
     A run that was interrupted, even killed, and called again ends with the same weights and the same two CSV logs as
-    an uninterrupted one (same kind of machine and number of threads). A finished run is not repeated.
+    an uninterrupted one (same kind of machine and number of threads). A finished run is not repeated: its final weights
+    are put into `model`.
 
     Args:
         train: the training data; a sequence of sources, one per stage, where stages differ in window length.
@@ -86,11 +88,12 @@ def fit(
     _check_padding(model, rule)
     sources = _sources(train, spec)
     plan, max_steps = plan_steps([len(source) for source in sources], spec)
-    with claim(out) if _is_first_process() else nullcontext(), torch.random.fork_rng(range(torch.cuda.device_count())):
+    with claim(out) if is_first_process() else nullcontext(), torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(spec.seed)
         attach_head(model, task, labels)
         done = _finished(out, max_steps, resume=resume)
         if done is not None:
+            model.load_state_dict(load(done.model, device=model.device).state_dict())
             return done
         model.requires_grad_(True)
         if spec.freeze_backbone:
@@ -153,7 +156,7 @@ def _finish(model: Model, out: Path, outcome: Outcome) -> FitResult:
     """Exports the weights, draws the curves and declares the run complete."""
     final, has_best = out / "model", outcome.best_step >= 0
     result = FitResult(**asdict(outcome), model=final, best=out / "best" if has_best else None)
-    if _is_first_process():
+    if is_first_process():
         save(model, final, overwrite=True)
         draw_curves(out)
         write_manifest(out, RESULT, asdict(result) | {"model": final.name, "best": "best" if has_best else None})
@@ -176,6 +179,6 @@ def _recompute(model: Model, is_on: bool) -> Iterator[None]:
             backbone.checkpointing = before
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
     """Whether this is the only process of the run, or the one that writes its files."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0

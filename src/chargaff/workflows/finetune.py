@@ -22,7 +22,7 @@ from chargaff.tasks.metrics import Problem, SequenceMetrics, softmax
 from chargaff.tasks.sequence import SequenceTask
 from chargaff.train.config import TrainSpec, is_rising
 from chargaff.train.evaluate import evaluate
-from chargaff.train.fit import FitResult, fit, plan_steps
+from chargaff.train.fit import FitResult, fit, is_first_process, plan_steps
 from chargaff.train.log import VALID, read_log
 from chargaff.train.runs import DatasetTable, FinetuneRun, SequenceTaskTable, load_run
 from chargaff.workflows.cost import Cost
@@ -45,7 +45,7 @@ class FinetuneResult:
     """What a fine-tuning run leaves in its folder."""
 
     rows: tuple[dict[str, Any], ...]
-    """One per seed, as in results.parquet."""
+    """One per seed, as in results.parquet; () in all processes but the first of a run on several devices."""
     summary: dict[str, float]
     """Mean over seeds of each test metric (of the validation metrics without test rows)."""
     model: Path
@@ -94,6 +94,8 @@ def open_finetuning(run: FinetuneRun) -> Finetuning:
     if run.train.stages:
         raise ConfigError("train.stages: have no use in fine-tuning")
     data = open_data(run.data)
+    if len(data.train.views) > 1:
+        raise ConfigError("data: rows are pairs of sequences; this task answers questions about single ones")
     if "monitor" not in run.train.model_fields_set and data.metric is not None:
         run = run.model_copy(update={"train": run.train.model_copy(update={"monitor": data.metric})})
     model = open_model(run.model, seed=run.train.seed, head="none")
@@ -117,7 +119,9 @@ def finetune(run: FinetuneRun, *, resume: bool = True) -> FinetuneResult:
     with resumable("finetune", folder):
         record_run(ready.run, folder, inputs=[path for path in ready.data.files if path.is_file()], model=ready.model)
         trials = [_repeat(ready, seed, resume=resume) for seed in range(1, run.train.seeds + 1)]
-    return _conclude(ready, trials)
+    if not is_first_process():
+        return FinetuneResult((), {}, folder / "model", folder)
+    return _conclude(ready, [trial for trial in trials if trial is not None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,8 @@ class _Trial:
     predictions: dict[str, Any] | None
 
 
-def _repeat(ready: Finetuning, seed: int, *, resume: bool) -> _Trial:
+def _repeat(ready: Finetuning, seed: int, *, resume: bool) -> _Trial | None:
+    """Trains and judges one repetition; None in all processes but the first, which only help to train."""
     run, data = ready.run, ready.data
     train, valid = data.divide(seed)
     # where rows are divided by seed, only that differs between repetitions, as in the published protocol
@@ -146,7 +151,7 @@ def _repeat(ready: Finetuning, seed: int, *, resume: bool) -> _Trial:
     folder = run.out.folder / f"seed-{seed}"
     log.info("seed %d: %d training rows, %d validation rows", seed, len(train), len(valid))
     result = fit(model, task, train, valid, spec, folder, resume=resume, rule=ready.rule, labels=data.labels.names)
-    return _judge(ready, seed, task, result, folder)
+    return _judge(ready, seed, task, result, folder) if is_first_process() else None
 
 
 def _judge(ready: Finetuning, seed: int, task: SequenceTask, result: FitResult, folder: Path) -> _Trial:

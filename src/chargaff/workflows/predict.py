@@ -127,7 +127,7 @@ def plan_prediction(
     inspection = inspect(sequences, max_unknown=options.max_unknown, allow_n=allow_n)
     windows = _plan(opened, sequences.length_bp[inspection.accepted], rule, options.long_records)
     num_tokens = np.full_like(windows.length_bp, rule.max_tokens) if rule.fixed else windows.length_bp
-    batches = plan_batches(num_tokens, _PlanRule("never" if rule.padding == "none" else "masked"), options.batch_tokens)
+    batches = plan_batches(num_tokens, _PlanRule(_padding(opened, rule)), options.batch_tokens)
     return PredictJob(
         opened, task, rule, sequences, inspection, windows, num_tokens, tuple(batches), options, str(source)
     )
@@ -198,6 +198,12 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 @dataclass(frozen=True, slots=True)
 class _PlanRule:
     padding: Padding
+
+
+def _padding(model: Model, rule: TokenRule) -> Padding:
+    """Rows of one batch are equally long wherever their padding would depend on the batch and change the answer."""
+    has_mask = cast(Any, model.backbone).rule.padding != "never"
+    return "masked" if rule.padding != "none" and (rule.fixed or has_mask) else "never"
 
 
 def _input_rule(model: Model) -> TokenRule:

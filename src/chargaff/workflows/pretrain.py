@@ -14,12 +14,21 @@ from chargaff.tasks.causal_lm import CausalLM
 from chargaff.tasks.masked_lm import MaskedLM, MaskingRule
 from chargaff.tokenizers.protocol import Tokenizer
 from chargaff.train.config import TrainSpec, stages_of
-from chargaff.train.fit import FitResult, fit, plan_steps
+from chargaff.train.fit import FitResult, fit, is_first_process, plan_steps
 from chargaff.train.runs import CausalLMTable, GenomeTable, MaskedLMTable, PretrainRun, Splits, load_run
 from chargaff.workflows.cost import Cost, estimate_training
 from chargaff.workflows.training import open_model, record_run, resumable
 
-__all__ = ["PretrainRun", "Pretraining", "load_run", "make_task", "open_pretraining", "pretrain", "step_cost"]
+__all__ = [
+    "PretrainRun",
+    "Pretraining",
+    "is_first_process",
+    "load_run",
+    "make_task",
+    "open_pretraining",
+    "pretrain",
+    "step_cost",
+]
 
 
 @dataclass(frozen=True, slots=True)

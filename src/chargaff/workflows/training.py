@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from chargaff.hub.catalog import get_checkpoint, list_checkpoints
 from chargaff.hub.load import create, load
 from chargaff.io.atomic import claim, write_atomically, write_manifest
 from chargaff.model import Model
+from chargaff.train.fit import is_first_process
 from chargaff.train.runs import ModelTable
 from chargaff.train.state import TrainingInterrupted
 from chargaff.workflows.provenance import provenance
@@ -80,7 +80,7 @@ def record_run(run: Table, folder: Path, *, inputs: Iterable[Path], model: Model
     Raises:
         ConfigError: the folder holds a run of another model, task or data.
     """
-    if int(os.environ.get("LOCAL_RANK", "0")):
+    if not is_first_process():
         return
     text, path = to_toml(run), folder / RUN_FILE
     with claim(folder):
