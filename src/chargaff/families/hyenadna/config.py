@@ -79,8 +79,8 @@ class HyenaLayerConfig:
     """Learning rate of the positional features; 0 makes them a constant."""
     modulation_lr: float = 0.0
     """Learning rate of the window's decay rates; 0 makes them a constant."""
-    lr: float = 1e-3
-    """Learning rate of the filter."""
+    lr: float | None = None
+    """Learning rate of the filter; None: the optimizer's."""
     wd: float = 0.0
     """Weight decay of the filter."""
 
@@ -196,6 +196,8 @@ class HyenaConfig:
             values.setdefault("variant", "standalone")
         if isinstance(values.get("layer"), Mapping):
             values["layer"] = _published_layer(values["layer"], strict=strict)
+            if values.get("variant", "training") != "training":
+                values["layer"].pop("lr", None)  # of the pre-training; fine-tuning has its own
         values["attn_layer_idx"] = tuple(values.get("attn_layer_idx") or ())
         return parse_config(cls, values, strict=strict)
 

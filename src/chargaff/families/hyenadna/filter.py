@@ -102,9 +102,21 @@ class HyenaFilter(nn.Module):
                 stages += [nn.Linear(layer.filter_order, layer.filter_order), sine]
             stages += [nn.Linear(layer.filter_order, channels, bias=False)]
         self.implicit_filter = nn.Sequential(*stages)
-        for parameter in self.parameters():
+        for name, parameter in self.named_parameters():
             parameter.keep_float32 = True  # type: ignore[attr-defined]
+            parameter.optim = self._optim(name)  # type: ignore[attr-defined]
         self._cache: dict[str, tuple[tuple[Any, ...], Tensor]] = {}
+
+    def _optim(self, name: str) -> dict[str, float]:
+        """Learning rate and weight decay of a parameter, where they are not the optimizer's (sheet 3.3)."""
+        layer = self.layer
+        if name == "pos_emb.z":
+            return {"lr": layer.lr_pos_emb, "weight_decay": 0.0}
+        if name == "modulation.deltas":
+            return {"lr": layer.modulation_lr, "weight_decay": 0.0}
+        if name == "bias":  # of the skip
+            return {}
+        return {"weight_decay": layer.wd, **({} if layer.lr is None else {"lr": layer.lr})}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HyenaFilter":
         """Moves between devices, but never to half precision."""
@@ -119,13 +131,15 @@ class HyenaFilter(nn.Module):
 
     def kernel(self, length: int) -> Tensor:
         """[1, L, channels] float32, in the published order of channels."""
+        kernel = self._before_norm(length)
+        return kernel / kernel.abs().sum(-1, keepdim=True) if self.layer.normalized else kernel
+
+    def _before_norm(self, length: int) -> Tensor:
         with torch.autocast(self.pos_emb.z.device.type, enabled=False):
             kernel: Tensor = self.implicit_filter(self.pos_emb.z[:, :length].float())
-        if self.layer.modulate:
-            kernel = kernel * (torch.exp(-self.pos_emb.t[:, :length] * self.modulation.deltas.abs()) + self.shift)
-        if self.layer.normalized:
-            kernel = kernel / kernel.abs().sum(-1, keepdim=True)
-        return kernel
+        if not self.layer.modulate:
+            return kernel
+        return kernel * (torch.exp(-self.pos_emb.t[:, :length] * self.modulation.deltas.abs()) + self.shift)
 
     def kernels(self, length: int) -> Tensor:
         """[O-1, D, L], the kernel of each convolution."""
@@ -177,7 +191,7 @@ class HyenaFilter(nn.Module):
             window = torch.outer(rate, self.pos_emb.t[0, :length, 0]).exp_()
             kernel = kernel.mul_(window.add_(self.shift))
         if self.layer.normalized:
-            kernel = kernel / self.kernel(length)[0].abs().sum(-1)
+            kernel = kernel / self._before_norm(length)[0].abs().sum(-1)
         return kernel
 
     def _per_convolution(self, channels: Tensor) -> Tensor:
@@ -190,7 +204,7 @@ class HyenaFilter(nn.Module):
         if torch.compiler.is_compiling():
             return make()
         tensors = (*self.parameters(), *self.buffers())
-        key = (length, *((tensor.data_ptr(), tensor._version) for tensor in tensors))
+        key = (length, self.shift, *((tensor.data_ptr(), tensor._version) for tensor in tensors))
         if name not in self._cache or self._cache[name][0] != key:
             self._cache[name] = (key, make())
         return self._cache[name][1]
