@@ -160,15 +160,19 @@ class HyenaMixer(nn.Module):
     def _continue(self, history: Tensor, convolution: int, length: int) -> Tensor:
         """[B, D, length] the convolution's last outputs, from all inputs [B, D, T] so far."""
         total = history.shape[2]
-        if length > DIRECT_TOKENS:
-            kernel = self.filter_fn.reversed_kernels(total)[convolution].flip(1)
-            size = fft_size(2 * total - 1)
-            product = torch.fft.rfft(history.float(), size) * torch.fft.rfft(kernel, size)
-            mixed: Tensor = torch.fft.irfft(product, size)[..., total - length : total].to(history.dtype)
-            return mixed
-        taps = self.filter_fn.reversed_kernels(total)[convolution].to(history.dtype)
-        ends = range(total - length + 1, total + 1)
-        return torch.stack([(history[..., :end] * taps[:, total - end :]).sum(2) for end in ends], 2)
+        taps = self.filter_fn.reversed_kernels(total)[convolution]
+        if length <= DIRECT_TOKENS:
+            taps = taps.to(history.dtype)
+            ends = range(total - length + 1, total + 1)
+            return torch.stack([(history[..., :end] * taps[:, total - end :]).sum(2) for end in ends], 2)
+        size = fft_size(2 * total - 1)
+        step = max(1, BLOCK_VALUES // (history.shape[0] * size))
+        out = history.new_empty(*history.shape[:2], length)
+        for start in range(0, self.width, step):
+            part = slice(start, start + step)
+            product = torch.fft.rfft(history[:, part].float(), size) * torch.fft.rfft(taps[part].flip(1), size)
+            out[:, part] = torch.fft.irfft(product, size)[..., total - length : total]
+        return out
 
     def _activate(self, v: Tensor) -> Tensor:
         name = self.layer.activation
