@@ -149,20 +149,32 @@ class HyenaFilter(nn.Module):
         """[O-1, D], what each convolution adds of its input."""
         return self._per_convolution((self.bias if self.layer.bias else self.bias * 0).unsqueeze(1)).squeeze(2)
 
-    def spectra(self, length: int, channels: slice, features: Tensor) -> Tensor:
-        """[O-1, d, F] spectra of some channels' kernels, without gradient.
+    def some_kernels(self, length: int, convolution: int, channels: slice, features: Tensor) -> Tensor:
+        """[d, L] kernels of some channels of one convolution.
 
         Args:
             features: `hidden(length)`, computed once for all channels of a call.
         """
-        return torch.stack([kernel_spectrum(self._some(length, o, channels, features)) for o in self._convolutions])
+        rows = torch.arange(self.width * self.num_convolutions, device=features.device).view(-1, 1)
+        rows = self._per_convolution(rows)[convolution, channels, 0]
+        last = self.implicit_filter[-1].weight
+        assert isinstance(last, Tensor)
+        with torch.autocast(features.device.type, enabled=False):
+            kernel = last[rows] @ features.t()
+        if self.layer.modulate:
+            rate = self.modulation.deltas[0, 0, rows].abs().neg()
+            window = torch.outer(rate, self.pos_emb.t[0, :length, 0]).exp_()
+            kernel = kernel.mul_(window.add_(self.shift))
+        if self.layer.normalized:
+            kernel = kernel / self._before_norm(length)[0].abs().sum(-1)
+        return kernel
 
     def cached_spectra(self, length: int) -> Tensor | None:
         """[O-1, D, F] of all channels, kept until weights or length change; None if that is too much to keep."""
         count = self.num_convolutions * self.width
         if count * (fft_size(2 * length - 1) // 2 + 1) * 8 > CACHED_BYTES:
             return None
-        return self._cached("spectra", length, lambda: self.spectra(length, slice(0, self.width), self.hidden(length)))
+        return self._cached("spectra", length, lambda: torch.stack([*map(kernel_spectrum, self.kernels(length))]))
 
     def reversed_kernels(self, length: int) -> Tensor:
         """[O-1, D, n >= L], last tap first, for stepping; made anew each time the sequence has doubled."""
@@ -172,27 +184,9 @@ class HyenaFilter(nn.Module):
 
     def hidden(self, length: int) -> Tensor:
         """[L, F] what the last linear layer of the MLP reads."""
-        found: Tensor = self.implicit_filter[:-1](self.pos_emb.z[0, :length].float())
+        with torch.autocast(self.pos_emb.z.device.type, enabled=False):
+            found: Tensor = self.implicit_filter[:-1](self.pos_emb.z[0, :length].float())
         return found
-
-    @property
-    def _convolutions(self) -> range:
-        return range(self.num_convolutions)
-
-    def _some(self, length: int, convolution: int, channels: slice, features: Tensor) -> Tensor:
-        """[d, L] kernel of these channels of one convolution."""
-        rows = torch.arange(self.width * self.num_convolutions, device=features.device).view(-1, 1)
-        rows = self._per_convolution(rows)[convolution, channels, 0]
-        last = self.implicit_filter[-1].weight
-        assert isinstance(last, Tensor)
-        kernel = last[rows] @ features.t()
-        if self.layer.modulate:
-            rate = self.modulation.deltas[0, 0, rows].abs().neg()
-            window = torch.outer(rate, self.pos_emb.t[0, :length, 0]).exp_()
-            kernel = kernel.mul_(window.add_(self.shift))
-        if self.layer.normalized:
-            kernel = kernel / self._before_norm(length)[0].abs().sum(-1)
-        return kernel
 
     def _per_convolution(self, channels: Tensor) -> Tensor:
         """[D (O-1), L] -> [O-1, D, L]; the variants lay the channels out differently."""

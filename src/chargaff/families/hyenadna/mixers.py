@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 from chargaff.errors import InputError
 from chargaff.families.hyenadna.config import AttentionConfig, HyenaConfig
 from chargaff.families.hyenadna.filter import HyenaFilter, circular_conv
-from chargaff.ops.long_conv import fft_size, long_conv
+from chargaff.ops.causal_conv1d import causal_conv1d
+from chargaff.ops.long_conv import fft_size, long_conv, long_conv_
 
 BLOCK_VALUES = 1 << 22
-"""Values of a block of channels at inference (16 MB): enough for the matrix products, little beside the states."""
+"""Padded values of a block of channels when a long chunk continues a sequence (16 MB)."""
 DIRECT_TOKENS = 8
 """A chunk of at most so many tokens is convolved with its past tap by tap, a longer one by FFT."""
 
@@ -26,6 +28,18 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "softplus": F.softplus,
 }
+
+
+@dataclass(slots=True)
+class Stretches:
+    """A sequence on its way through a mixer at inference."""
+
+    inputs: Tensor
+    """[B, D, L] of the long convolution, later its outputs."""
+    gates: Tensor
+    """[B, L, (O-1) D] those that are still to come."""
+    tail: Tensor
+    """[B, taps - 1, (O+1) D] last inputs of the short convolution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +72,8 @@ class HyenaMixer(nn.Module):
         """[B, L, D] -> [B, L, D]."""
         length = x.shape[1]
         self.require_length(length)
-        *gates, v = torch.split(self._short_conv(self._project(x, slice(0, self.width))), self.width, 1)
+        u = F.pad(self._project(x), (self._taps - 1, 0))
+        *gates, v = torch.split(self._short_conv(u), self.width, 1)
         kernels, skips = self.filter_fn.kernels(length), self.filter_fn.skips()
         for step in range(self.order - 1):
             v = v * gates[self.order - 1 - step]
@@ -66,42 +81,60 @@ class HyenaMixer(nn.Module):
             v = self._convolve(v, kernels[step], skips[step], gate)
         return F.linear(self._activate(v).transpose(1, 2), self.out_proj.weight, self.out_proj.bias)
 
-    def mix(self, x: Tensor) -> Tensor:
-        """[B, L, D] -> [B, D, L], what `out_proj` reads; without gradients, a block of channels at a time."""
-        length = x.shape[1]
+    def open(self, batch: int, length: int, dtype: torch.dtype) -> Stretches:
+        """Room for a sequence that comes in stretches, in the type of the matrix products."""
         self.require_length(length)
-        if self.layer.bidirectional:
-            return self._mix_at_once(x)
-        out = x.new_empty(x.shape[0], self.width, length)
-        spectra = self.filter_fn.cached_spectra(length)
-        features = self.filter_fn.hidden(length) if spectra is None else x
+        weight = self.in_proj.weight
+        tail = weight.new_zeros(batch, self._taps - 1, weight.shape[0], dtype=dtype)
+        gates = weight.new_empty(batch, length, (self.order - 1) * self.width, dtype=dtype)
+        return Stretches(weight.new_empty(batch, self.width, length, dtype=dtype), gates, tail)
+
+    def feed(self, x: Tensor, part: slice, to: Stretches) -> None:
+        """Takes the stretch `part` of the input, [B, T, D]: projection, short convolution, first gate."""
+        u = F.linear(x, self.in_proj.weight, self.in_proj.bias)
+        weight, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias
+        u, to.tail = causal_conv1d(u, weight, bias, initial_state=to.tail, return_state=True)
+        last = (self.order - 1) * self.width
+        to.gates[:, part] = u[..., :last]
+        to.inputs[:, :, part] = (u[..., last : last + self.width] * u[..., last + self.width :]).transpose(1, 2)
+
+    def convolve(self, held: Stretches) -> None:
+        """The long convolutions, once all is there, in place."""
+        length = held.inputs.shape[2]
+        spectra = None if self.layer.bidirectional else self.filter_fn.cached_spectra(length)
+        features = self.filter_fn.hidden(length) if spectra is None else held.inputs
         skips = self.filter_fn.skips()
-        step = max(1, BLOCK_VALUES // (x.shape[0] * fft_size(2 * length - 1)))
-        for start in range(0, self.width, step):
-            part = slice(start, min(start + step, self.width))
-            some = self.filter_fn.spectra(length, part, features) if spectra is None else spectra[:, part]
-            *gates, v = torch.chunk(self._short_conv(self._project(x, part), part), self.order + 1, 1)
-            for o in range(self.order - 1):
-                gate = gates[0] if o == self.order - 2 else None
-                v = long_conv(v * gates[self.order - 1 - o], None, skips[o, part], gate=gate, spectrum=some[o])
-            out[:, part] = self._activate(v)
-        return out
+        for o in range(self.order - 1):
+            if o:
+                gate = held.gates[..., (self.order - 1 - o) * self.width :][..., : self.width]
+                held.inputs.mul_(gate.transpose(1, 2))
+            make = partial(self.filter_fn.some_kernels, length, o, features=features)
+            if self.layer.bidirectional:
+                skip = skips[o].to(held.inputs.dtype).unsqueeze(1)
+                mixed = circular_conv(held.inputs, make(slice(0, self.width)))
+                held.inputs.mul_(skip).add_(mixed)
+            else:
+                long_conv_(held.inputs, make, skips[o], spectrum=None if spectra is None else spectra[o])
+
+    def read(self, part: slice, held: Stretches) -> Tensor:
+        """[B, T, D] the stretch `part` of the output."""
+        gated = torch.empty_like(held.gates[:, part, : self.width])
+        torch.mul(held.gates[:, part, : self.width], held.inputs[:, :, part].transpose(1, 2), out=gated)
+        return F.linear(self._activate(gated), self.out_proj.weight, self.out_proj.bias)
 
     def init_state(self, batch: int) -> HyenaState:
         """Before the first token."""
         weight = self.in_proj.weight
-        tail = weight.new_zeros(batch, weight.shape[0], self.short_filter.weight.shape[2] - 1)
+        tail = weight.new_zeros(batch, weight.shape[0], self._taps - 1)
         return HyenaState(tail, (weight.new_zeros(batch, self.width, 0),) * (self.order - 1))
 
     def forward_chunk(self, x: Tensor, state: HyenaState) -> tuple[Tensor, HyenaState]:
         """[B, T, D] after those that led to `state`; a token costs as many products as there are tokens before it."""
         past, length = state.history[0].shape[2], x.shape[1]
         self.require_length(past + length)
-        u = self._project(x, slice(0, self.width))
+        u = self._project(x)
         packed = torch.cat([state.tail.to(u.dtype), u], 2)
-        weight, bias = self.short_filter.weight.to(u.dtype), self.short_filter.bias
-        u = F.conv1d(packed, weight, None if bias is None else bias.to(u.dtype), groups=packed.shape[1])
-        *gates, v = torch.split(u, self.width, 1)
+        *gates, v = torch.split(self._short_conv(packed), self.width, 1)
         skips = self.filter_fn.skips()
         history = []
         for o in range(self.order - 1):
@@ -118,37 +151,19 @@ class HyenaMixer(nn.Module):
                 f"{length} tokens are more than this checkpoint's filter covers ({self.layer.l_max}): cut into windows"
             )
 
-    def _project(self, x: Tensor, channels: slice) -> Tensor:
-        """[B, (O+1) d, L] inputs of the short convolution for these channels of each gate and of v."""
-        weight = self.in_proj.weight.view(self.order + 1, self.width, self.width)[:, channels].flatten(0, 1)
-        bias = self.in_proj.bias.view(self.order + 1, self.width)[:, channels].flatten()
-        u = torch.matmul(weight.to(x.dtype), x.transpose(1, 2))
-        return u.add_(bias.to(u.dtype).unsqueeze(1))
+    @property
+    def _taps(self) -> int:
+        return self.short_filter.weight.shape[2]
 
-    def _short_conv(self, u: Tensor, channels: slice | None = None) -> Tensor:
-        """Causal depth-wise convolution, [B, C, L] -> [B, C, L], as a sum of shifted rows."""
-        weight, bias = self.short_filter.weight, self.short_filter.bias
-        assert bias is not None
-        if channels is not None:
-            weight = weight.view(self.order + 1, self.width, 1, -1)[:, channels].flatten(0, 1)
-            bias = bias.view(self.order + 1, self.width)[:, channels].flatten()
-        taps = weight.shape[2]
-        if torch.is_grad_enabled():
-            padded = F.pad(u, (taps - 1, 0))
-            return F.conv1d(padded, weight.to(u.dtype), bias.to(u.dtype), groups=u.shape[1])
-        weight, length = weight.to(u.dtype), u.shape[2]
-        y = torch.addcmul(bias.to(u.dtype).unsqueeze(1), u, weight[:, 0, taps - 1 :])
-        for lag in range(1, min(taps, length)):
-            y[..., lag:].addcmul_(u[..., : length - lag], weight[:, 0, taps - 1 - lag].unsqueeze(1))
-        return y
+    def _project(self, x: Tensor) -> Tensor:
+        """[B, (O+1) D, L] inputs of the short convolution."""
+        u = torch.matmul(self.in_proj.weight.to(x.dtype), x.transpose(1, 2))
+        return u + self.in_proj.bias.to(u.dtype).unsqueeze(1)
 
-    def _mix_at_once(self, x: Tensor) -> Tensor:
-        *gates, v = torch.split(self._short_conv(self._project(x, slice(0, self.width))), self.width, 1)
-        kernels, skips = self.filter_fn.kernels(x.shape[1]), self.filter_fn.skips()
-        for o in range(self.order - 1):
-            gate = gates[0] if o == self.order - 2 else None
-            v = self._convolve(v * gates[self.order - 1 - o], kernels[o], skips[o], gate)
-        return self._activate(v)
+    def _short_conv(self, padded: Tensor) -> Tensor:
+        """[B, (O+1) D, taps - 1 + L] -> [B, (O+1) D, L]."""
+        weight, bias = self.short_filter.weight.to(padded.dtype), self.short_filter.bias
+        return F.conv1d(padded, weight, None if bias is None else bias.to(padded.dtype), groups=padded.shape[1])
 
     def _convolve(self, u: Tensor, kernel: Tensor, skip: Tensor, gate: Tensor | None) -> Tensor:
         """gate (kernel * u + skip u): [B, D, L]."""

@@ -14,6 +14,7 @@ from chargaff.families.hyenadna.mixers import AttentionMixer, AttentionState, Hy
 from chargaff.families.protocol import Encoded, InputRule, State
 from chargaff.nn.norms import LayerNorm
 from chargaff.nn.stack import run_block
+from chargaff.ops.gelu import gelu
 
 BLOCK_TOKENS = 1024
 """Positions that pass projections, norms and MLP together at inference, so that what is in between stays in caches."""
@@ -27,7 +28,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, D]."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        out: Tensor = self.fc2(gelu(self.fc1(x)))
         return out
 
 
@@ -55,27 +56,30 @@ class Block(nn.Module):
         return x, F.dropout(self.mlp(self.norm2(x)), self.dropout, self.training)
 
     def infer(self, x: Tensor) -> Tensor:
-        """The stream after the block, without gradients: at most three tensors as large as the stream live at once."""
-        step = max(64, BLOCK_TOKENS // x.shape[0])
-        normed = self._normed(x, step)
-        is_hyena = isinstance(self.mixer, HyenaMixer)
-        mixed = self.mixer.mix(normed) if isinstance(self.mixer, HyenaMixer) else self.mixer(normed)
-        del normed
-        out = torch.empty_like(x)
-        for start in range(0, x.shape[1], step):
-            part = slice(start, start + step)
-            branch = self.mixer.out_proj(mixed[:, :, part].transpose(1, 2)) if is_hyena else mixed[:, part]
-            piece = x[:, part] + branch
-            torch.add(piece, self.mlp(self.norm2(piece)), out=out[:, part])
-        return out
+        """The stream after the block, without gradients, position-wise work in stretches.
 
-    def _normed(self, x: Tensor, step: int) -> Tensor:
-        """norm1(x) in the type that matrix products are done in, so that it is converted once."""
+        Besides the stream two tensors of its size live meanwhile; one of them becomes the result.
+        """
+        step = max(64, BLOCK_TOKENS // x.shape[0])
+        parts = [slice(start, min(start + step, x.shape[1])) for start in range(0, x.shape[1], step)]
+        if isinstance(self.mixer, AttentionMixer):
+            out = torch.empty_like(x)
+            mixed = self.mixer(self.norm1(x))
+            for part in parts:
+                piece = x[:, part] + mixed[:, part]
+                torch.add(piece, self.mlp(self.norm2(piece)), out=out[:, part])
+            return out
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.norm1.weight.dtype
-        out = torch.empty_like(x, dtype=dtype)
-        for start in range(0, x.shape[1], step):
-            out[:, start : start + step] = self.norm1(x[:, start : start + step])
+        held = self.mixer.open(x.shape[0], x.shape[1], dtype)
+        for part in parts:
+            self.mixer.feed(self.norm1(x[:, part]), part, held)
+        self.mixer.convolve(held)
+        # a stretch of the gates is read before that of the result is written
+        out = held.gates if (held.gates.shape, dtype) == (x.shape, x.dtype) else torch.empty_like(x)
+        for part in parts:
+            piece = x[:, part] + self.mixer.read(part, held)
+            torch.add(piece, self.mlp(self.norm2(piece)), out=out[:, part])
         return out
 
     def forward_chunk(
