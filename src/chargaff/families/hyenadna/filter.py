@@ -173,6 +173,7 @@ class HyenaFilter(nn.Module):
         """[O-1, D, F] of all channels, kept until weights or length change; None if that is too much to keep."""
         count = self.num_convolutions * self.width
         if count * (fft_size(2 * length - 1) // 2 + 1) * 8 > CACHED_BYTES:
+            self._cache.pop("spectra", None)
             return None
         return self._cached("spectra", length, lambda: torch.stack([*map(kernel_spectrum, self.kernels(length))]))
 

@@ -85,8 +85,8 @@ def _mix(u: Tensor, kernel_f: Tensor, skip: Tensor, size: int) -> Tensor:
     return y
 
 
-IN_PLACE_VALUES = 1 << 21
-"""Padded values of one block of `convolve_`: 8 MB, so that a block stays in the caches between its transforms."""
+IN_PLACE_VALUES = 1 << 20
+"""Padded values of one block of `convolve_`: 4 MB, so that a block stays in the caches between its transforms."""
 
 
 def convolve_(u: Tensor, kernel_of: Callable[[slice], Tensor], skip: Tensor, spectrum: Tensor | None) -> None:
