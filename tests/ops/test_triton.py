@@ -16,10 +16,8 @@ HERE = Path(__file__).parent
 def test_kernels_pass_their_tests_in_the_interpreter(op):
     if find_spec("triton") is None:
         pytest.skip("triton is not installed (pip install -c constraints.txt triton)")
-    command = [sys.executable, "-m", "pytest", "-m", "not gpu", str(HERE / f"test_{op}.py"), "-k", "triton"]
+    command = [sys.executable, "-m", "pytest", "-m", "not gpu", "-rA", str(HERE / f"test_{op}.py"), "-k", "triton"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "triton" in subprocess.run(
-        [*command, "--collect-only"], cwd=HERE.parents[1], env=environment, capture_output=True, text=True, check=False
-    ).stdout
+    assert "PASSED" in done.stdout
