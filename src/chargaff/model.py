@@ -1,6 +1,7 @@
 """The one wrapper around backbone, head and tokenizer."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -130,9 +131,7 @@ class Model(nn.Module):
         if not hasattr(self.backbone, "forward_chunk") or self.head is None or self.spec.head != "lm":
             name = self.spec.name or self.spec.family
             raise ConfigError(f"generation needs a causal language model with its head; {name} is none")
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
+        with evaluating(self):
             return continuations(
                 cast(StatefulBackbone, self.backbone),
                 self.head,
@@ -145,9 +144,6 @@ class Model(nn.Module):
                 on_token=on_token,
                 device=self.device,
             )
-        finally:
-            for module, was_training in modes:
-                module.training = was_training
 
     def reverse_complement(self, tokens: Tensor) -> Tensor:
         """Tokens of the other strand: [B, T] -> [B, T], in its own reading direction."""
@@ -162,3 +158,22 @@ class Model(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; every module is put back on exit."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in before:
+            module.training = was_training
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Automatic mixed precision in `dtype`, or nothing for None and float32."""
+    if dtype in (None, torch.float32):
+        return nullcontext()
+    return torch.autocast(device.type, dtype)

@@ -19,7 +19,7 @@ from chargaff.families.protocol import Backbone
 from chargaff.hub.load import load
 from chargaff.io.bigwig import write_bigwig
 from chargaff.io.writers import Column, open_writer, output_format
-from chargaff.model import Model
+from chargaff.model import Model, autocast, evaluating
 from chargaff.seq.alphabet import upper
 from chargaff.seq.interval import Strand
 from chargaff.tasks.likelihood import is_causal, log_likelihood
@@ -27,7 +27,6 @@ from chargaff.tokenizers.char import CharTokenizer
 from chargaff.tokenizers.protocol import Tokenizer
 from chargaff.workflows.cost import Cost, Workload, estimate_inference
 from chargaff.workflows.embed import BATCH_TOKENS
-from chargaff.workflows.modes import autocast, evaluating
 from chargaff.workflows.provenance import provenance
 from chargaff.workflows.sequences import (
     Inspection,

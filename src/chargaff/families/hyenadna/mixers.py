@@ -81,7 +81,7 @@ class HyenaMixer(nn.Module):
             v = self._convolve(v, kernels[step], skips[step], gate)
         return F.linear(self._activate(v).transpose(1, 2), self.out_proj.weight, self.out_proj.bias)
 
-    def open(self, batch: int, length: int, dtype: torch.dtype) -> Stretches:
+    def begin(self, batch: int, length: int, dtype: torch.dtype) -> Stretches:
         """Room for a sequence that comes in stretches, in the type of the matrix products."""
         self.require_length(length)
         weight = self.in_proj.weight

@@ -71,7 +71,7 @@ class Block(nn.Module):
             return out
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.norm1.weight.dtype
-        held = self.mixer.open(x.shape[0], x.shape[1], dtype)
+        held = self.mixer.begin(x.shape[0], x.shape[1], dtype)
         for part in parts:
             self.mixer.feed(self.norm1(x[:, part]), part, held)
         self.mixer.convolve(held)
