@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = [row for length, passes in LENGTHS for row in _beside_the_peer(length, passes)]
     rows += [_million(dtype) for dtype in AT_LEAST]
     notes = [
-        f"medians of passes in turn after a short warm-up, {THREADS} threads, batch 1, a process each; peak RSS is that of "
+        f"medians of passes in turn after a short warm-up, {THREADS} threads, batch 1, a process each; GiB: peak RSS "
         "of the whole process, imports included; the peer is multimolecule's HyenaDnaModel in float32",
         "bfloat16: matrix products in bfloat16 (autocast); norms, filters and FFT in float32; relative error of the "
         "last states against float32 on the first 32,768 bases",

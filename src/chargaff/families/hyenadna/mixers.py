@@ -16,6 +16,8 @@ from chargaff.ops.long_conv import fft_size, long_conv, long_conv_
 
 BLOCK_VALUES = 1 << 22
 """Padded values of a block of channels when a long chunk continues a sequence (16 MB)."""
+HISTORY_TOKENS = 4096
+"""Tokens of a piece of a state, so that a step copies the last piece only."""
 DIRECT_TOKENS = 8
 """A chunk of at most so many tokens is convolved with its past tap by tap, a longer one by FFT."""
 
@@ -48,8 +50,8 @@ class HyenaState:
 
     tail: Tensor
     """[B, (O+1) D, taps - 1] last inputs of the short convolution."""
-    history: tuple[Tensor, ...]
-    """[B, D, T] inputs of each long convolution since the first token."""
+    history: tuple[tuple[Tensor, ...], ...]
+    """Inputs of each long convolution since the first token: pieces [B, D, HISTORY_TOKENS], the last one shorter."""
 
 
 class HyenaMixer(nn.Module):
@@ -126,12 +128,12 @@ class HyenaMixer(nn.Module):
         """Before the first token."""
         weight = self.in_proj.weight
         tail = weight.new_zeros(batch, weight.shape[0], self._taps - 1)
-        return HyenaState(tail, (weight.new_zeros(batch, self.width, 0),) * (self.order - 1))
+        return HyenaState(tail, ((weight.new_zeros(batch, self.width, 0),),) * (self.order - 1))
 
     def forward_chunk(self, x: Tensor, state: HyenaState) -> tuple[Tensor, HyenaState]:
         """[B, T, D] after those that led to `state`; a token costs as many products as there are tokens before it."""
-        past, length = state.history[0].shape[2], x.shape[1]
-        self.require_length(past + length)
+        length = x.shape[1]
+        self.require_length(sum(piece.shape[2] for piece in state.history[0]) + length)
         u = self._project(x)
         packed = torch.cat([state.tail.to(u.dtype), u], 2)
         *gates, v = torch.split(self._short_conv(packed), self.width, 1)
@@ -139,7 +141,8 @@ class HyenaMixer(nn.Module):
         history = []
         for o in range(self.order - 1):
             v = v * gates[self.order - 1 - o]
-            history.append(torch.cat([state.history[o].to(v.dtype), v], 2))
+            *whole, last = state.history[o]
+            history.append((*whole, *torch.split(torch.cat([last.to(v.dtype), v], 2), HISTORY_TOKENS, 2)))
             v = self._continue(history[-1], o, length) + v * skips[o].to(v.dtype).unsqueeze(1)
         v = self._activate((v * gates[0]).to(x.dtype))
         out = F.linear(v.transpose(1, 2), self.out_proj.weight, self.out_proj.bias)
@@ -172,26 +175,37 @@ class HyenaMixer(nn.Module):
         mixed = circular_conv(u, kernel) + u * skip.to(u.dtype).unsqueeze(1)
         return mixed if gate is None else mixed * gate
 
-    def _continue(self, history: Tensor, convolution: int, length: int) -> Tensor:
-        """[B, D, length] the convolution's last outputs, from all inputs [B, D, T] so far."""
-        total = history.shape[2]
+    def _continue(self, history: tuple[Tensor, ...], convolution: int, length: int) -> Tensor:
+        """[B, D, length] the convolution's last outputs, from all inputs so far."""
+        total = sum(piece.shape[2] for piece in history)
         taps = self.filter_fn.reversed_kernels(total)[convolution]
         if length <= DIRECT_TOKENS:
-            taps = taps.to(history.dtype)
-            ends = range(total - length + 1, total + 1)
-            return torch.stack([(history[..., :end] * taps[:, total - end :]).sum(2) for end in ends], 2)
-        size = fft_size(2 * total - 1)
-        step = max(1, BLOCK_VALUES // (history.shape[0] * size))
-        out = history.new_empty(*history.shape[:2], length)
+            taps = taps.to(history[0].dtype)
+            return torch.stack([_last_output(history, taps, total - length + 1 + k) for k in range(length)], 2)
+        whole, size = torch.cat(history, 2), fft_size(2 * total - 1)
+        step = max(1, BLOCK_VALUES // (whole.shape[0] * size))
+        out = whole.new_empty(*whole.shape[:2], length)
         for start in range(0, self.width, step):
             part = slice(start, start + step)
-            product = torch.fft.rfft(history[:, part].float(), size) * torch.fft.rfft(taps[part].flip(1), size)
+            product = torch.fft.rfft(whole[:, part].float(), size) * torch.fft.rfft(taps[part].flip(1), size)
             out[:, part] = torch.fft.irfft(product, size)[..., total - length : total]
         return out
 
     def _activate(self, v: Tensor) -> Tensor:
         name = self.layer.activation
         return v if name == "id" else _ACTIVATIONS[name](v)
+
+
+def _last_output(history: tuple[Tensor, ...], taps: Tensor, stop: int) -> Tensor:
+    """[B, D] output at position stop - 1 of the convolution with the reversed kernel `taps` [D, T]."""
+    taps = taps[:, taps.shape[1] - stop :]
+    out, start = history[0].new_zeros(history[0].shape[:2]), 0
+    for piece in history:
+        count = min(piece.shape[2], stop - start)
+        if count > 0:
+            out = out + torch.einsum("bdt,dt->bd", piece[..., :count], taps[:, start : start + count])
+        start += piece.shape[2]
+    return out
 
 
 @dataclass(frozen=True, slots=True)
