@@ -12,9 +12,9 @@ from chargaff.families.hyenadna.config import HyenaLayerConfig
 from chargaff.ops.long_conv import fft_size, kernel_spectrum
 
 DECAY_TARGET, FAST_DECAY, SLOW_DECAY = 0.01, 0.3, 1.5
-CACHED_BYTES = 1 << 24
-"""Largest spectrum that a filter keeps between calls: 4,096 tokens at 256 channels. A longer sequence hides the cost of
-making it again, and would keep as much memory as the model needs in all."""
+CACHED_BYTES = 1 << 22
+"""Largest spectrum that a filter keeps between calls: 1,024 tokens at 256 channels. A longer sequence hides the cost of
+making it again, and keeping it would take as much memory as all else."""
 _HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -136,7 +136,7 @@ class HyenaFilter(nn.Module):
 
     def _before_norm(self, length: int) -> Tensor:
         with torch.autocast(self.pos_emb.z.device.type, enabled=False):
-            kernel: Tensor = self.implicit_filter(self.pos_emb.z[:, :length].float())
+            kernel: Tensor = self.implicit_filter(self._features(length))
         if not self.layer.modulate:
             return kernel
         return kernel * (torch.exp(-self.pos_emb.t[:, :length] * self.modulation.deltas.abs()) + self.shift)
@@ -186,8 +186,13 @@ class HyenaFilter(nn.Module):
     def hidden(self, length: int) -> Tensor:
         """[L, F] what the last linear layer of the MLP reads."""
         with torch.autocast(self.pos_emb.z.device.type, enabled=False):
-            found: Tensor = self.implicit_filter[:-1](self.pos_emb.z[0, :length].float())
+            found: Tensor = self.implicit_filter[:-1](self._features(length)[0])
         return found
+
+    def _features(self, length: int) -> Tensor:
+        """[1, L, emb_dim]"""
+        z = self.pos_emb.z if torch.is_grad_enabled() else self.pos_emb.z.detach()  # a view would ask for a gradient
+        return z[:, :length].float()
 
     def _per_convolution(self, channels: Tensor) -> Tensor:
         """[D (O-1), L] -> [O-1, D, L]; the variants lay the channels out differently."""
