@@ -12,7 +12,8 @@ from chargaff.errors import ConfigError, InputError
 from chargaff.hub.save import save
 from chargaff.io.bigwig import write_bigwig
 from chargaff.tasks.likelihood import log_likelihood
-from chargaff.workflows.score import ScoreOptions, plan_scoring, score, score_to_file
+from chargaff.workflows.score import ScoreOptions, plan_scoring, score
+from chargaff.workflows.score_files import score_to_file
 from tests.contract.tiny import tiny_model
 
 RECORDS = {
@@ -194,3 +195,17 @@ def test_the_command_writes_scores_and_follows_settings(fasta, tmp_path):
     assert main(["score", str(tmp_path / "model"), fasta, "-o", str(tmp_path / "out0.tsv")]) == 2
     assert main(["score", str(tmp_path / "model"), fasta, "-o", str(tmp_path / "x.tsv"), "--dry-run"]) == 0
     assert not (tmp_path / "x.tsv").exists()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "variant"), [("hyenadna", "standalone"), ("caduceus", "ps")])
+def test_logits_of_all_positions_never_exist_at_once(monkeypatch, family, variant):
+    model = tiny_model(family, variant)
+    tokens = torch.randint(7, 11, (2, 100))
+    whole = log_likelihood(model, tokens)
+    monkeypatch.setattr("chargaff.tasks.likelihood.HEAD_TOKENS", 16)
+    seen = []
+    model.head.register_forward_hook(lambda module, args, output: seen.append(output.shape[0] * output.shape[1]))
+    pieces = log_likelihood(model, tokens)
+    assert max(seen) <= 16
+    torch.testing.assert_close(pieces, whole, equal_nan=True)

@@ -67,7 +67,8 @@ def run(
         dry_run: print what would be done, and the time and memory it would take.
     """
     from chargaff.config import apply_overrides
-    from chargaff.workflows.score import ScoreOptions, check_output, plan_scoring, score_to_file
+    from chargaff.workflows.score import ScoreOptions, plan_scoring
+    from chargaff.workflows.score_files import check_output, score_to_file
 
     options = ScoreOptions(
         strands=strands,
