@@ -87,6 +87,8 @@ def _mix(u: Tensor, kernel_f: Tensor, skip: Tensor, size: int) -> Tensor:
 
 IN_PLACE_VALUES = 1 << 20
 """Padded values of one block of `convolve_`: 4 MB, so that a block stays in the caches between its transforms."""
+KERNEL_CHANNELS = 16
+"""Channels whose kernels are made together: making them reads all features of all positions."""
 
 
 def convolve_(u: Tensor, kernel_of: Callable[[slice], Tensor], skip: Tensor, spectrum: Tensor | None) -> None:
@@ -94,14 +96,19 @@ def convolve_(u: Tensor, kernel_of: Callable[[slice], Tensor], skip: Tensor, spe
     batch, width, length = u.shape
     size = fft_size(2 * length - 1)
     step = min(width, max(2, IN_PLACE_VALUES // (batch * size)))
+    group = max(step, KERNEL_CHANNELS // step * step)
     padded = torch.zeros(batch, step, size, device=u.device)
     kernel_room = torch.zeros(step, size, device=u.device) if spectrum is None else padded
+    kernels = u
     for start in range(0, width, step):
         part = slice(start, min(start + step, width))
         count = part.stop - start
         if spectrum is None:
+            first = start % group
+            if first == 0:
+                kernels = kernel_of(slice(start, min(start + group, width)))
             room = kernel_room[:count]
-            room[:, :length] = kernel_of(part)
+            room[:, :length] = kernels[first : first + count]
             kernel_f = torch.fft.rfft(room)
         else:
             kernel_f = spectrum[part]
