@@ -87,7 +87,7 @@ def run(
     if dry_run:
         print(job.describe(), job.cost(), sep="\n")
         return ExitCode.DONE
-    _LOG.info("%s", job.describe())
+    job.log_plan()
     with progress("scoring", total=job.num_tokens) as advance:
         listing = score_to_file(job, output, overwrite=overwrite, on_progress=advance)
     _LOG.info("wrote %s and %s.records.tsv", output, output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,8 +23,8 @@ from chargaff.seq.alphabet import upper
 from chargaff.tasks.likelihood import is_causal, log_likelihood
 from chargaff.tokenizers.char import CharTokenizer
 from chargaff.tokenizers.protocol import Tokenizer
-from chargaff.workflows.cost import Cost, Workload, estimate_inference
-from chargaff.workflows.embed import BATCH_TOKENS
+from chargaff.workflows.cost import LONGEST_PROBE_TOKENS, Cost, Workload, estimate_inference
+from chargaff.workflows.embed import BATCH_TOKENS, LITTLE_WORK
 from chargaff.workflows.provenance import provenance
 from chargaff.workflows.sequences import (
     Inspection,
@@ -34,6 +35,7 @@ from chargaff.workflows.sequences import (
 )
 
 BASES = "ACGT"
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,12 @@ class ScoreJob:
         work = [Workload(len(batch), int(sizes[batch].max()), self.passes) for batch in self.batches]
         dtype = torch.bfloat16 if self.options.dtype == "bfloat16" else None
         return estimate_inference(self.model, work, dtype=dtype)
+
+    def log_plan(self) -> None:
+        """Says what will be done and, before much work, what it will take."""
+        _LOG.info("%s", self.describe())
+        if self.passes * self.windows.length_bp.sum() > LITTLE_WORK * LONGEST_PROBE_TOKENS:
+            _LOG.info("%s", self.cost())
 
     def provenance(self) -> dict[str, Any]:
         """What goes into the output."""
