@@ -33,16 +33,27 @@ class Targets:
     """[n] the true bases, 0 to 3."""
 
 
-def probabilities(train: list[Codes], targets: Targets, max_k: int, strength: float) -> NDArray[np.float64]:
-    """[max_k + 1, n, 4] probability of each base at each target for k = 0 to max_k.
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How often each base was seen in training in the contexts of some targets."""
 
-    With counts c of a base and n of all bases in the context of k bases on each side, seen in `train` on either strand,
-    p_k = (c + strength * p_(k-1)) / (n + strength), from p_0, the base composition of `train`. A context that runs over
-    the end of the sequence or holds a 4 has no counts, so that p_k = p_(k-1) there.
-    """
-    found = np.empty((max_k + 1, len(targets.position), 4))
-    composition = np.sum([np.bincount(part, minlength=5)[:4] for part in train], axis=0).astype(float)
-    found[0] = (composition + composition[::-1]) / composition.sum() / 2
+    composition: NDArray[np.float64]
+    """[4] share of each base in training, both strands together."""
+    seen: list[NDArray[np.int64]]
+    """[n, 4] for k = 1, 2, ... bases on each side. A context that runs over the end or holds a 4 was never seen."""
+
+    def probabilities(self, k: int, strength: float) -> NDArray[np.float64]:
+        """[n, 4] p_k = (seen + strength * p_(k-1)) / (total seen + strength), from p_0, the composition."""
+        found = np.broadcast_to(self.composition, self.seen[0].shape)
+        for seen in self.seen[:k]:
+            found = (seen + strength * found) / (seen.sum(1, keepdims=True) + strength)
+        return found
+
+
+def count(train: list[Codes], targets: Targets, max_k: int) -> Counts:
+    """Counts on both strands of `train`, for k up to `max_k`."""
+    bases = np.sum([np.bincount(part, minlength=5)[:4] for part in train], axis=0).astype(float)
+    found = []
     for k in range(1, max_k + 1):
         keys = _contexts(targets.sequence, targets.position, k)
         table = _table(keys)
@@ -50,9 +61,8 @@ def probabilities(train: list[Codes], targets: Targets, max_k: int, strength: fl
         for part in train:
             _count(part, k, table, counts)
         slots = _find(table, keys)
-        seen = np.where(slots[:, None] >= 0, counts[slots], 0)
-        found[k] = (seen + strength * found[k - 1]) / (seen.sum(1, keepdims=True) + strength)
-    return found
+        found.append(np.where(slots[:, None] >= 0, counts[slots], 0).astype(np.int64))
+    return Counts((bases + bases[::-1]) / bases.sum() / 2, found)
 
 
 @numba.njit(cache=True)

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import torch
-from counts import Codes, Targets, codes, probabilities
+from counts import Codes, Targets, codes, count
 
 from chargaff.data.sources import Partition, open_windows
 from chargaff.hub.load import load
@@ -132,10 +132,11 @@ def judge(model: Model, windows: Windows, train: list[Codes], valid: Windows, se
         found = {"bases": int(hidden.sum()), "model": scores(own, base)}
         for name, see_all in (("counts, same input", False), ("counts, all seen", True)):
             k, strength = choose(train, valid, rate, seed, see_all)
-            other = probabilities(train, targets(windows.codes, hidden, see_all), k, strength)
-            found.setdefault("composition", scores(other[0], base))
-            found[name] = scores(other[k], base) | {"k": k, "strength": strength}
-            found[name]["model_minus_counts"] = difference(own, other[k], base, block)
+            counts = count(train, targets(windows.codes, hidden, see_all), k)
+            other = counts.probabilities(k, strength)
+            found.setdefault("composition", scores(counts.probabilities(0, strength), base))
+            found[name] = scores(other, base) | {"k": k, "strength": strength}
+            found[name]["model_minus_counts"] = difference(own, other, base, block)
         result[label] = found
     return result
 
@@ -157,10 +158,12 @@ def choose(train: list[Codes], valid: Windows, rate: float, seed: int, see_all: 
     """(k, strength) with the smallest cross-entropy on the validation windows."""
     hidden = hide(valid.codes, rate, seed)
     asked = targets(valid.codes, hidden, see_all)
-    trials: list[tuple[float, int, float]] = []
-    for strength in STRENGTHS:
-        found = probabilities(train, asked, MAX_K, strength)
-        trials += [(scores(found[k], asked.base)["nats"], k, strength) for k in range(MAX_K + 1)]
+    counts = count(train, asked, MAX_K)
+    trials = [
+        (scores(counts.probabilities(k, strength), asked.base)["nats"], k, strength)
+        for k in range(1, MAX_K + 1)
+        for strength in STRENGTHS
+    ]
     _, k, strength = min(trials)
     return k, strength
 
