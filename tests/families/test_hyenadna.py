@@ -152,6 +152,16 @@ def test_layers_share_one_copy_of_equal_position_features():
     assert len(stored_tensors(model)) == len(stored_tensors(tiny()))
 
 
+def test_other_features_of_each_layer_can_be_loaded_afterwards():
+    model = tiny()
+    model.backbone.init_buffers("cpu")
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state["backbone.layers.1.mixer.filter_fn.pos_emb.z"] += 1
+    model.load_state_dict(state)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
 def test_missing_constants_are_rebuilt_from_their_formulas():
     model = tiny()
     state = stored_tensors(model)

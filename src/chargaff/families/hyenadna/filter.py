@@ -54,6 +54,12 @@ class PositionFeatures(nn.Module):
         self.t.copy_(t.view(1, -1, 1))
         self.z.copy_(torch.cat([t.unsqueeze(1), phase.cos(), -phase.sin()], 1).unsqueeze(0))
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """Other values may come for each layer: what layers shared until now is theirs alone before it is written."""
+        for name, buffer in list(self.named_buffers()):
+            setattr(self, name, buffer.clone())
+        super()._load_from_state_dict(*args)  # type: ignore[no-untyped-call]
+
 
 class Modulation(nn.Module):
     """Decay rates of the kernel's window, one a channel."""
