@@ -58,7 +58,7 @@ class PositionFeatures(nn.Module):
         """Other values may come for each layer: what layers shared until now is theirs alone before it is written."""
         for name, buffer in list(self.named_buffers()):
             setattr(self, name, buffer.clone())
-        super()._load_from_state_dict(*args)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(*args)
 
 
 class Modulation(nn.Module):
