@@ -1,0 +1,330 @@
+"""The parts of a report that judge answers: scores, curves, confusion, calibration, residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chargaff.report import panels
+from chargaff.report.page import Block, Cell, Column, Gallery, Note, Section, Table, Tile
+from chargaff.report.pictures import Picture, file_stem
+from chargaff.report.statistics import Curve, Floats, Judged, calibrations, interval, resample
+from chargaff.workflows.answers import Answers
+
+TITLES = {
+    "accuracy": "Accuracy",
+    "exact_match": "Exact match",
+    "f1_macro": "F1, macro",
+    "f1_micro": "F1, micro",
+    "f1": "F1",
+    "mcc": "MCC",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "mse": "MSE",
+    "mae": "MAE",
+    "r2": "R²",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "loss": "Loss",
+    "perplexity": "Perplexity",
+}
+MAIN_SCORE = {"single-label": "mcc", "multi-label": "f1_macro", "regression": "pearson"}
+MOST_CLASSES = 6
+"""Drawn with curves of their own; the table has all."""
+_GRID = np.linspace(0, 1, 101)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judgement:
+    """One model's answers and what the bootstrap says about them."""
+
+    answers: Answers
+    judged: Mapping[int, Judged]
+    """Seed -> its answers."""
+    scores: Mapping[str, Mapping[int, float]]
+    """Score -> seed -> value."""
+    replicates: Mapping[str, Floats]
+    """Score -> mean over seeds in each replicate [repeats]."""
+    roc: Sequence[tuple[Floats, Floats]]
+    """(low, high) of the true-positive rate at `_GRID`, for each class."""
+    precision: Sequence[tuple[Floats, Floats]]
+    """(low, high) of the precision where the recalls `_GRID` are reached."""
+
+    @property
+    def chosen(self) -> Judged:
+        return self.judged.get(self.answers.chosen_seed) or next(iter(self.judged.values()))
+
+    def mean(self, score: str) -> float:
+        """Over seeds."""
+        return float(np.mean(list(self.scores[score].values())))
+
+    def spread(self, score: str) -> float:
+        """Standard deviation over seeds (of a sample); NaN of a single one."""
+        values = list(self.scores[score].values())
+        return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready scores."""
+        return {
+            name: {
+                "mean": self.mean(name),
+                "spread": self.spread(name),
+                "interval": [float(end) for end in interval(self.replicates[name])],
+                "seeds": {str(seed): value for seed, value in values.items()},
+            }
+            for name, values in self.scores.items()
+        }
+
+
+def judge(
+    models: Sequence[Answers], groups: NDArray[np.int64] | None, *, repeats: int = 1000, seed: int = 0
+) -> list[Judgement]:
+    """Scores of models for the same rows; all see the same bootstrap replicates, so that differences are paired.
+
+    Args:
+        groups: [n] group of each row; whole groups are drawn. None: single rows are.
+    """
+    judged = [
+        {seed: Judged(model.problem, values, model.target) for seed, values in model.values.items()} for model in models
+    ]
+    names = list(next(iter(judged[0].values())).scores())
+    scores: list[dict[str, list[float]]] = [{name: [] for name in names} for _ in models]
+    roc: list[list[Floats]] = [[] for _ in models]
+    precision: list[list[Floats]] = [[] for _ in models]
+    for weight in resample(len(models[0].target), groups, repeats, seed):
+        for place, (model, seeds) in enumerate(zip(models, judged, strict=True)):
+            drawn = model.chosen_seed if model.chosen_seed in seeds else next(iter(seeds))
+            found = []
+            for number, one in seeds.items():
+                curves = one.curves(weight)
+                found.append(one.scores(weight, curves))
+                if number == drawn and curves:
+                    roc[place].append(_on_grid(curves, Curve.roc_at))
+                    precision[place].append(_on_grid(curves, Curve.precision_at))
+            for name in names:
+                scores[place][name].append(float(np.mean([row[name] for row in found])))
+    result = []
+    for place, (model, seeds) in enumerate(zip(models, judged, strict=True)):
+        exact = {number: one.scores() for number, one in seeds.items()}
+        by_score = {name: {number: row[name] for number, row in exact.items()} for name in names}
+        replicates = {name: np.asarray(values) for name, values in scores[place].items()}
+        result.append(Judgement(model, seeds, by_score, replicates, _bands(roc[place]), _bands(precision[place])))
+    return result
+
+
+def score_sections(
+    judgements: Sequence[Judgement], main_score: str, prefix: str, *, what_is_drawn: str, unit: str
+) -> list[Section]:
+    """Everything about test answers; the first model is the one the report is about.
+
+    Args:
+        what_is_drawn: the repetition that the curves show, in words.
+        unit: what the bootstrap draws, in words.
+    """
+    first = judgements[0]
+    how = f"Intervals: 95 %, bootstrap over {unit}, of the mean over repetitions. After ±: standard deviation over them."
+    blocks: list[Block] = [_score_table(judgements, how)]
+    if len(judgements) > 1:
+        shown = dict.fromkeys([main_score, "auroc" if "auroc" in first.scores else "spearman"])
+        blocks.append(Gallery([_comparison(judgements, name, prefix) for name in shown]))
+        blocks.append(_difference_table(judgements, main_score))
+    rows = f"{len(first.answers.target):,} test rows"
+    sections = [Section(f"{prefix}-scores", "Test scores", blocks, f"{rows}, judged once with the weights kept.")]
+    if first.answers.problem == "regression":
+        return [*sections, _residual_section(first, prefix, what_is_drawn)]
+    sections.append(_curve_section(judgements, prefix, what_is_drawn, unit))
+    if first.answers.problem == "single-label":
+        sections.append(_confusion_section(judgements, prefix, what_is_drawn))
+    sections.append(Section(f"{prefix}-classes", _plural(first).capitalize(), [_class_table(first)], what_is_drawn))
+    sections.append(_calibration_section(judgements, prefix, what_is_drawn))
+    return sections
+
+
+def score_tiles(judgements: Sequence[Judgement], main_score: str) -> list[Tile]:
+    """The numbers that matter most."""
+    first = judgements[0]
+    others = [name for name in ("auroc", "accuracy", "r2", "spearman") if name in first.scores and name != main_score]
+    tiles = []
+    for name in [main_score, *others[:2]]:
+        low, high = interval(first.replicates[name])
+        tiles.append(Tile(f"Test {TITLES[name]}", number(first.mean(name)), f"{number(low)} to {number(high)}"))
+    if len(judgements) > 1:
+        best = max(judgements[1:], key=lambda other: other.mean(main_score))
+        gain = first.mean(main_score) - best.mean(main_score)
+        tiles.append(Tile(f"{TITLES[main_score]} over {best.answers.name}", f"{gain:+.3f}".replace("-", "−")))
+    seeds = len(first.judged)
+    repeated = f"{seeds} repetitions" if seeds > 1 else "1 repetition"
+    return [*tiles, Tile("Test rows", f"{len(first.answers.target):,}", repeated)]
+
+
+def number(value: float) -> str:
+    """Three decimals, more digits for large or tiny numbers; a dash where it is not defined."""
+    if not isfinite(value):
+        return "–"
+    text = f"{value:.3f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+def _on_grid(curves: Sequence[Curve], at: Any) -> Floats:
+    """[C, g]; NaN of classes that this replicate has not drawn."""
+    return np.stack([at(curve, _GRID) if curve.is_defined else np.full(len(_GRID), np.nan) for curve in curves])
+
+
+def _bands(replicates: Sequence[Floats]) -> list[tuple[Floats, Floats]]:
+    if not replicates:
+        return []
+    stacked = np.stack(replicates)  # [repeats, C, g]
+    ends = [interval(stacked[:, k]) for k in range(stacked.shape[1])]
+    return [(np.broadcast_to(low, _GRID.shape), np.broadcast_to(high, _GRID.shape)) for low, high in ends]
+
+
+def _with_interval(judgement: Judgement, score: str) -> Cell:
+    low, high = interval(judgement.replicates[score])
+    spread = judgement.spread(score)
+    value = number(judgement.mean(score)) + (f" ± {number(spread)}" if isfinite(spread) else "")
+    return value, f"{number(low)} to {number(high)}"
+
+
+def _score_table(judgements: Sequence[Judgement], note: str) -> Table:
+    columns = [Column("Score"), *(Column(one.answers.name, is_number=True) for one in judgements)]
+    rows: list[list[Cell]] = [
+        [TITLES[name], *(_with_interval(one, name) for one in judgements)] for name in judgements[0].scores
+    ]
+    if judgements[0].answers.problem == "single-label":
+        errors = [
+            np.mean([next(iter(calibrations(part, one.answers.names).values())).error for part in one.judged.values()])
+            for one in judgements
+        ]
+        rows.append(["Calibration error (ECE)", *(number(float(error)) for error in errors)])
+    rows.append(["Repetitions", *(str(len(one.judged)) for one in judgements)])
+    if any(one.answers.num_parameters for one in judgements):
+        counts = [one.answers.num_parameters for one in judgements]
+        rows.append(["Parameters", *("–" if count is None else f"{count:,}" for count in counts)])
+    return Table("Scores on the test rows", columns, rows, note)
+
+
+def _difference_table(judgements: Sequence[Judgement], score: str) -> Table:
+    """First model minus each other one."""
+    first, rows = judgements[0], []
+    for other in judgements[1:]:
+        low, high = interval(first.replicates[score] - other.replicates[score])
+        gap = first.mean(score) - other.mean(score)
+        spread = float(np.hypot(*np.nan_to_num([first.spread(score), other.spread(score)])))
+        verdict = "not told apart"
+        if (low > 0 or high < 0) and abs(gap) > spread:
+            verdict = "higher" if gap > 0 else "lower"
+        repeated = number(spread) if len(first.judged) > 1 or len(other.judged) > 1 else "–"
+        rows.append([other.answers.name, number(gap), f"{number(low)} to {number(high)}", repeated, verdict])
+    title = f"{TITLES[score]} of {first.answers.name}, minus that of each baseline"
+    heads = [Column("Baseline"), *(Column(text, is_number=True) for text in ("Difference", "95 % interval", "Spread"))]
+    note = (
+        "Paired bootstrap: both models see the same replicates. Spread: of a difference between two repetitions. Higher "
+        "or lower: the interval leaves out zero and the difference exceeds the spread."
+    )
+    return Table(title, [*heads, Column(first.answers.name)], rows, note)
+
+
+def _comparison(judgements: Sequence[Judgement], score: str, prefix: str) -> Picture:
+    rows = []
+    for one in judgements:
+        low, high = interval(one.replicates[score])
+        rows.append((one.answers.name, list(one.scores[score].values()), low, high))
+    values = ", ".join(f"{name} {np.mean(scores):.3f} ({low:.3f} to {high:.3f})" for name, scores, low, high in rows)
+    alt = f"Test {TITLES[score]} with 95 % interval: {values}."
+    return panels.draw_comparison(f"{prefix}-compare-{file_stem(score)}", f"Test {TITLES[score]}", rows, alt=alt)
+
+
+def _plural(one: Judgement) -> str:
+    return "classes" if one.answers.problem == "single-label" else "labels"
+
+
+def _shown_classes(one: Judgement) -> list[int]:
+    """Numbers of the classes to draw: the second of two, else all, or the most frequent ones, that both have rows."""
+    support = one.chosen.truth.sum(0)
+    if one.answers.problem == "single-label" and len(support) == 2:
+        return [1] if 0 < support[1] < len(one.answers.target) else []
+    defined = [k for k in range(len(support)) if 0 < support[k] < len(one.answers.target)]
+    return sorted(sorted(defined, key=lambda k: -support[k])[:MOST_CLASSES])
+
+
+def _curve_section(judgements: Sequence[Judgement], prefix: str, what: str, unit: str) -> Section:
+    first, roc, precision = judgements[0], [], []
+    for k in _shown_classes(first):
+        name, stem = first.answers.names[k], f"{k + 1}-{file_stem(first.answers.names[k])}"
+        curves = [(one.answers.name, one.chosen.curve(k), one.roc[k], one.precision[k]) for one in judgements]
+        bands = [panels.Band(model, curve, _GRID, *ends) for model, curve, ends, _ in curves]
+        roc.append(panels.draw_roc(f"{prefix}-roc-{stem}", name, bands))
+        bands = [panels.Band(model, curve, _GRID, *ends) for model, curve, _, ends in curves]
+        share = float(first.chosen.truth[:, k].mean())
+        precision.append(panels.draw_precision_recall(f"{prefix}-pr-{stem}", name, bands, share))
+    note = f"Bands: 95 %, bootstrap over {unit}, at each rate by itself. Numbers: area under the curve."
+    blocks: list[Block] = [Gallery(roc), Gallery(precision, note)] if roc else []
+    total = len(first.answers.names)
+    if not roc:
+        blocks.append(Note("The test rows hold one class only: there is no curve."))
+    elif total > 2 and len(roc) < total:
+        blocks.append(Note(f"{len(roc)} of {total} {_plural(first)} are drawn; the table below has all."))
+    return Section(f"{prefix}-curves", "ROC and precision-recall", blocks, what)
+
+
+def _confusion_section(judgements: Sequence[Judgement], prefix: str, what: str) -> Section:
+    pictures = []
+    for place, one in enumerate(judgements):
+        name = f"{prefix}-confusion-{place + 1}-{file_stem(one.answers.name)}"
+        counts = one.chosen.confusion().astype(np.int64)
+        pictures.append(panels.draw_confusion(name, one.answers.name, counts, one.answers.names))
+    note = "Percentages are of the rows of each true class, the row of the matrix; below them the number of rows."
+    return Section(f"{prefix}-confusion", "Confusion", [Gallery(pictures, note)], what)
+
+
+def _class_table(one: Judgement) -> Table:
+    judged = one.chosen
+    right, wrong, missed = judged.label_counts()
+    rows = []
+    for k, name in enumerate(one.answers.names):
+        curve = judged.curve(k)
+        called, true = right[k] + wrong[k], right[k] + missed[k]
+        precision = right[k] / called if called else float("nan")
+        recall = right[k] / true if true else float("nan")
+        f1 = 2 * right[k] / (called + true) if called + true else float("nan")
+        values = (precision, recall, f1, curve.auroc(), curve.auprc())
+        rows.append([name, f"{int(true):,}", *(number(float(value)) for value in values)])
+    heads = ("Rows", "Precision", "Recall", "F1", "AUROC", "AUPRC")
+    columns = [Column(_plural(one).capitalize()[:-2 if _plural(one) == "classes" else -1])]
+    columns += [Column(text, is_number=True) for text in heads]
+    note = "AUROC and AUPRC: against all other rows. A dash: not defined."
+    return Table(f"Scores of each {'class' if _plural(one) == 'classes' else 'label'}", columns, rows, note)
+
+
+def _calibration_section(judgements: Sequence[Judgement], prefix: str, what: str) -> Section:
+    pictures = []
+    shown = judgements if judgements[0].answers.problem == "single-label" else judgements[:1]
+    for place, one in enumerate(shown):
+        names = one.answers.names
+        found = list(calibrations(one.chosen, names).items())[:MOST_CLASSES]
+        for row, (event, calibration) in enumerate(found):
+            stem = f"{prefix}-calibration-{place + 1}-{row + 1}"
+            title = one.answers.name if one.answers.problem == "single-label" else event
+            pictures.append(panels.draw_calibration(stem, title, calibration))
+    event = next(iter(calibrations(judgements[0].chosen, judgements[0].answers.names)))
+    subject = f"the {event}" if judgements[0].answers.problem == "single-label" else "the probability of each label"
+    note = (
+        f"Ten bins of equal width over {subject}; bars: Wilson's 95 % interval of a share. ECE: the gap between stated "
+        "and observed, averaged over rows. On the dotted line, rows with probability p are right in a share p of cases."
+    )
+    return Section(f"{prefix}-calibration", "Calibration", [Gallery(pictures, note)], what)
+
+
+def _residual_section(one: Judgement, prefix: str, what: str) -> Section:
+    pictures = []
+    for k, name in enumerate(one.answers.names[:MOST_CLASSES]):
+        predicted, truth = one.chosen.values[:, k], np.asarray(one.answers.target, np.float64)[:, k]
+        stem = f"{k + 1}-{file_stem(name)}"
+        pictures.append(panels.draw_agreement(f"{prefix}-agreement-{stem}", name, predicted, truth))
+        pictures.append(panels.draw_residuals(f"{prefix}-residuals-{stem}", name, predicted, truth))
+    return Section(f"{prefix}-residuals", "Predicted and true values", [Gallery(pictures)], what)
