@@ -92,15 +92,19 @@ def draw_lines(
                 axes.plot(x, y, marker=marker(line.group), markersize=3.5 if len(x) > 1 else 6, **style)
             if line.best is not None and line.best in line.x:
                 at = list(line.x).index(line.best)
-                ring = {"markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6, "zorder": 5}
+                ring: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6, "zorder": 5}
                 axes.plot(x[at], y[at], "o", color=INK, **ring)
         _set_limits(axes, lines, list((references or {}).values()))
         for text, height in (references or {}).items():
             axes.axhline(height, color=MUTED, linewidth=1.2, linestyle=(0, (1, 2)))
-            place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 10}
+            place: dict[str, Any] = {
+                "xycoords": ("axes fraction", "data"),
+                "textcoords": "offset points",
+                "fontsize": 10,
+            }
             axes.annotate(label_of(text), (1, height), xytext=(0, 2), ha="right", va="bottom", color=MUTED, **place)
         axes.set(title=label_of(title), xlabel="optimiser step", ylabel=y_label)
-        axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
+        axes.locator_params(axis="x", integer=True, nbins=5)
         if len(seen) > 1:
             _legend_below(figure, axes, columns=len(seen))
 
@@ -158,7 +162,7 @@ def draw_confusion(name: str, title: str, counts: NDArray[Any], classes: Sequenc
     size = len(classes)
     labels = [label_of(text) for text in classes]
     is_dense = size > 6
-    font = 11 if size <= 4 else 10 if size <= 6 else 8
+    font = 12 if size <= 4 else 10 if size <= 6 else 9
 
     def draw(figure: Figure) -> None:
         from matplotlib.patches import Rectangle
@@ -169,7 +173,7 @@ def draw_confusion(name: str, title: str, counts: NDArray[Any], classes: Sequenc
         for row, column in np.ndindex(size, size):
             corner = (column - 0.48, row - 0.48)
             axes.add_patch(Rectangle(corner, 0.96, 0.96, facecolor=GRID, alpha=0.35, linewidth=0))
-            fill = {"facecolor": SERIES[0], "alpha": 0.55 * share[row, column], "linewidth": 0}
+            fill: dict[str, Any] = {"facecolor": SERIES[0], "alpha": 0.55 * share[row, column], "linewidth": 0}
             axes.add_patch(Rectangle(corner, 0.96, 0.96, **fill))
             weight = "bold" if row == column else "normal"
             text = f"{100 * share[row, column]:.0f}" if is_dense else f"{100 * share[row, column]:.1f} %"
@@ -177,8 +181,9 @@ def draw_confusion(name: str, title: str, counts: NDArray[Any], classes: Sequenc
             axes.text(column, row + lift, text, ha="center", va="center", fontsize=font, weight=weight)
             if not is_dense:
                 below = f"{int(counts[row, column]):,}"
-                axes.text(column, row + 0.2, below, ha="center", va="center", fontsize=font - 1, color=MUTED)
-        turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, labels)) > 40 / size else {}
+                axes.text(column, row + 0.2, below, ha="center", va="center", fontsize=font - 1)
+        is_long = max(map(len, labels)) > 40 / size
+        turn: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
         axes.set_xticks(range(size), labels, **turn)
         axes.set_yticks(range(size), labels)
         axes.tick_params(length=0)
@@ -206,7 +211,7 @@ def draw_calibration(name: str, title: str, calibration: Calibration) -> Picture
         width = np.diff(calibration.edges)
         below.bar(calibration.edges[:-1] + width / 2, calibration.counts, 0.9 * width, color=SERIES[0], alpha=0.45)
         below.set(xlabel="stated probability", ylabel="rows")
-        below.yaxis.get_major_locator().set_params(nbins=3, integer=True)
+        below.locator_params(axis="y", nbins=3, integer=True)
 
     alt = f"Reliability diagram, {title}: expected calibration error {calibration.error:.3f}."
     return paint(name, draw, alt=alt, size=(360, 390))
@@ -229,7 +234,7 @@ def draw_map(
         axes = figure.subplots()
         for number, text in enumerate(order):
             rows = points[keep][names == text]
-            style = {"color": colour(number), "marker": marker(number), "alpha": 0.75, "linewidths": 0}
+            style: dict[str, Any] = {"color": colour(number), "marker": marker(number), "alpha": 0.75, "linewidths": 0}
             axes.scatter(rows[:, 0], rows[:, 1], s=small, label=label_of(text), **style)
         axes.set(title=label_of(title), xlabel=axis_labels[0], ylabel=axis_labels[1])
         axes.margins(0.06)
@@ -270,7 +275,7 @@ def draw_residuals(name: str, label: str, predicted: Floats, truth: Floats) -> P
         axes.set(title=f"Residuals: {label_of(label)}", xlabel="predicted", ylabel="predicted - true")
         side.hist(residual, bins=24, orientation="horizontal", color=SERIES[0], alpha=0.45)
         side.set_xlabel("rows")
-        side.xaxis.get_major_locator().set_params(nbins=2, integer=True)
+        side.locator_params(axis="x", nbins=2, integer=True)
 
     spread = f"mean {residual.mean():.3g}, standard deviation {residual.std():.3g}"
     alt = f"Residuals of {label} against predictions: {spread}."
@@ -293,7 +298,7 @@ def draw_comparison(
             axes.hlines(place, low, high, color=shade, linewidth=5, alpha=0.35)
             axes.plot(mean, place, marker=marker(place), color=shade, markersize=8, linestyle="none")
             if len(scores) > 1:
-                ring = {"markerfacecolor": SURFACE, "markeredgewidth": 1.2, "markersize": 5}
+                ring: dict[str, Any] = {"markerfacecolor": SURFACE, "markeredgewidth": 1.2, "markersize": 5}
                 axes.plot(scores, [place + 0.24] * len(scores), "o", color=shade, **ring)
             text = f"{mean:.3f}"
             axes.annotate(text, (mean, place), (0, 9), textcoords="offset points", ha="center", weight="bold")
@@ -303,15 +308,15 @@ def draw_comparison(
         axes.margins(x=0.12)
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
-        axes.xaxis.get_major_locator().set_params(nbins=5)
+        axes.locator_params(axis="x", nbins=5)
 
-    return paint(name, draw, alt=alt, size=(460, 110 + 46 * len(rows)))
+    return paint(name, draw, alt=alt, size=(380, 100 + 46 * len(rows)))
 
 
 def _draw_band(axes: Axes, number: int, band: Band, x: Floats, y: Floats, area: float, **style: Any) -> None:
-    axes.fill_between(band.grid, band.low, band.high, color=colour(number), alpha=0.16, linewidth=0)
+    axes.fill_between(band.grid, band.low, band.high, color=colour(number), alpha=0.08 if number else 0.18, linewidth=0)
     text = f"{label_of(band.label)}  {area:.3f}"
-    axes.plot(x, y, color=colour(number), linestyle=dash(number), label=text, **style)
+    axes.plot(x, y, color=colour(number), linestyle=dash(number), label=text, zorder=3 - 0.1 * number, **style)
 
 
 def _unit_square(axes: Axes, title: str, x_label: str, y_label: str) -> None:

@@ -28,15 +28,15 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", SURFACE: "surface"} | {
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
-    "font.size": 11,
-    "axes.titlesize": 12,
+    "font.size": 12,
+    "axes.titlesize": 13,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 9,
-    "axes.labelsize": 11,
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
-    "legend.fontsize": 10,
+    "axes.labelsize": 12,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "legend.fontsize": 11.5,
     "legend.frameon": False,
     "legend.handlelength": 1.9,
     "axes.spines.top": False,
@@ -102,7 +102,7 @@ def paint(
     """The figure that `draw` fills.
 
     Args:
-        size: width and height in CSS pixels; the font is 11 of them high.
+        size: width and height in CSS pixels; the font is 12 of them high.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg

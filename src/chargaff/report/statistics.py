@@ -121,12 +121,13 @@ class Judged:
         """[C, C], rows are the true classes."""
         classes = self.values.shape[1]
         cell = self.target * classes + self.guess
-        return np.bincount(cell, weights=weight, minlength=classes**2).reshape(classes, classes)
+        counts = np.bincount(cell, weights=weight, minlength=classes**2)
+        return counts.reshape(classes, classes).astype(np.float64)
 
     def label_counts(self, weight: Floats | None = None) -> tuple[Floats, Floats, Floats]:
-        """Weighted (true positives, false positives, false negatives) [C] of labels or, against the rest, of classes."""
+        """Weighted (true positives, false positives, false negatives) [C] of labels; of classes against the rest."""
         if self.problem == "single-label":
-            confusion = self.confusion(weight).astype(np.float64)
+            confusion = self.confusion(weight)
             right = confusion.diagonal()
             return right, confusion.sum(0) - right, confusion.sum(1) - right
         scale = np.ones(len(self.values)) if weight is None else weight
@@ -233,7 +234,7 @@ class Calibration:
         edges = np.linspace(0, 1, bins + 1)
         place = np.clip(np.searchsorted(edges, probability, side="left") - 1, 0, bins - 1)
         counts = np.bincount(place, minlength=bins).astype(np.float64)
-        right = np.bincount(place, weights=is_right, minlength=bins)
+        right = np.bincount(place, weights=is_right, minlength=bins).astype(np.float64)
         safe = np.where(counts > 0, counts, nan)
         stated = np.bincount(place, weights=probability, minlength=bins) / safe
         gap = np.nan_to_num(np.abs(right / safe - stated))
@@ -244,9 +245,7 @@ class Calibration:
 def calibrations(judged: Judged, names: Sequence[str]) -> dict[str, Calibration]:
     """What is calibrated -> how well: the second of two classes, the predicted one of more, every label."""
     if judged.problem == "multi-label":
-        return {
-            name: Calibration.of(judged.values[:, k], judged.truth[:, k]) for k, name in enumerate(names)
-        }
+        return {name: Calibration.of(judged.values[:, k], judged.truth[:, k]) for k, name in enumerate(names)}
     if len(names) == 2:
         return {f"probability of {names[1]}": Calibration.of(judged.values[:, 1], judged.truth[:, 1])}
     return {"probability of the predicted class": Calibration.of(judged.values.max(1), judged.guess == judged.target)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chargaff.config import check_table, read_toml
+from chargaff.data.table import SequenceTable
 from chargaff.errors import ConfigError, InputError
-from chargaff.hub.manifest import MANIFEST
-from chargaff.io.atomic import read_manifest
 from chargaff.io.tables import column_names, read_table
+from chargaff.seq.alphabet import Sequence
 from chargaff.tasks.metrics import Problem
 from chargaff.train.runs import FinetuneRun
 from chargaff.workflows.baselines import fit_kmer_baseline
@@ -136,7 +137,9 @@ def read_answers(path: Path, name: str) -> Answers:
         hint = f"did you mean {close[0]!r}?" if close else "with the true class, labels or value of each row"
         raise InputError(f"{path}: no column 'target', {hint} (columns: {', '.join(map(repr, available))})")
     if not outputs:
-        raise InputError(f"{path}: no column {_PREFIX}<class> and no value (columns: {', '.join(map(repr, available))})")
+        raise InputError(
+            f"{path}: no column {_PREFIX}<class> and no value (columns: {', '.join(map(repr, available))})"
+        )
     table = read_table(path)
     names = tuple(column.removeprefix(_PREFIX) for column in outputs)
     values = _numbers(path, table, outputs)
@@ -168,9 +171,9 @@ def kmer_answers(run: RunFolder) -> Answers:
     train, valid = data.divide(run.chosen_seed)
     assert train.labels is not None
     assert valid.labels is not None
-    fitted = fit_kmer_baseline(train.views[0], train.labels.target, valid.views[0], valid.labels.target)
+    fitted = fit_kmer_baseline(_sequences(train), train.labels.target, _sequences(valid), valid.labels.target)
     probability = np.zeros((len(data.test), len(data.labels.names)))
-    probability[:, list(fitted.classes)] = fitted.predict(data.test.views[0])
+    probability[:, list(fitted.classes)] = fitted.predict(_sequences(data.test))
     classifier = fitted.pipeline[-1]
     return Answers(
         KMERS,
@@ -204,7 +207,11 @@ def read_groups(run: RunFolder, answers: Answers, column: str) -> NDArray[np.int
     return groups
 
 
-def _numbers(path: Path, table: Any, columns: Sequence[str]) -> NDArray[np.float64]:
+def _sequences(table: SequenceTable) -> list[Sequence]:
+    return [table.views[0][row] for row in range(len(table))]
+
+
+def _numbers(path: Path, table: Any, columns: Rows[str]) -> NDArray[np.float64]:
     """[n, columns]"""
     try:
         return np.stack([np.asarray(table[column].to_pylist(), np.float64) for column in columns], axis=1)
@@ -212,9 +219,7 @@ def _numbers(path: Path, table: Any, columns: Sequence[str]) -> NDArray[np.float
         raise InputError(f"{path}: {', '.join(columns)}: expected numbers ({error})") from None
 
 
-def _target(
-    path: Path, table: Any, columns: Sequence[str], names: tuple[str, ...], *, is_value: bool
-) -> NDArray[Any]:
+def _target(path: Path, table: Any, columns: Rows[str], names: tuple[str, ...], *, is_value: bool) -> NDArray[Any]:
     """[n] class numbers, or [n, C] numbers."""
     if len(columns) > 1:
         return _numbers(path, table, columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from chargaff.io.tables import column_names, read_table
 from chargaff.optional import need
 from chargaff.seq.kmers import distances
 
-Floats = NDArray[np.floating[Any]]
+Floats = NDArray[np.float64]
 Method = Literal["pca", "umap"]
 _NEIGHBOUR_ROWS = 1024
 
@@ -54,7 +54,9 @@ def read_embeddings(path: Path) -> tuple[tuple[str, ...], Floats]:
     available = column_names(path)
     flat = [name for name in available if name.startswith("embedding_")]
     if "id" not in available or not ("embedding" in available or flat):
-        raise InputError(f"{path}: no columns 'id' and 'embedding'; `chargaff embed -o {path.stem}.parquet` writes them")
+        raise InputError(
+            f"{path}: no columns 'id' and 'embedding'; `chargaff embed -o {path.stem}.parquet` writes them"
+        )
     if flat:
         table = read_table(path, ["id", *flat], types={"id": "text"})
         vectors = np.stack([table[name].to_numpy() for name in flat], axis=1)
@@ -87,7 +89,8 @@ def read_record_labels(path: Path, column: str, ids: Sequence[str]) -> tuple[str
 def standardise(vectors: Floats) -> Floats:
     """[n, D] with columns of mean 0 and variance 1; a constant column becomes 0."""
     spread = vectors.std(0)
-    return (vectors - vectors.mean(0)) / np.where(spread > 0, spread, 1)
+    scaled: Floats = (vectors - vectors.mean(0)) / np.where(spread > 0, spread, 1)
+    return scaled
 
 
 def project(vectors: Floats, method: Method = "pca", *, seed: int = 0) -> Projection:

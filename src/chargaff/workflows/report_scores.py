@@ -127,7 +127,9 @@ def score_sections(
         unit: what the bootstrap draws, in words.
     """
     first = judgements[0]
-    how = f"Intervals: 95 %, bootstrap over {unit}, of the mean over repetitions. After ±: standard deviation over them."
+    how = (
+        f"Intervals: 95 %, bootstrap over {unit}, of the mean over repetitions. After ±: standard deviation over them."
+    )
     blocks: list[Block] = [_score_table(judgements, how)]
     if len(judgements) > 1:
         shown = dict.fromkeys([main_score, "auroc" if "auroc" in first.scores else "spearman"])
@@ -223,8 +225,8 @@ def _difference_table(judgements: Sequence[Judgement], score: str) -> Table:
     title = f"{TITLES[score]} of {first.answers.name}, minus that of each baseline"
     heads = [Column("Baseline"), *(Column(text, is_number=True) for text in ("Difference", "95 % interval", "Spread"))]
     note = (
-        "Paired bootstrap: both models see the same replicates. Spread: of a difference between two repetitions. Higher "
-        "or lower: the interval leaves out zero and the difference exceeds the spread."
+        "Paired bootstrap: both models see the same replicates. Spread: of a difference between two repetitions. "
+        "Higher or lower: the interval leaves out zero and the difference exceeds the spread."
     )
     return Table(title, [*heads, Column(first.answers.name)], rows, note)
 
@@ -295,7 +297,7 @@ def _class_table(one: Judgement) -> Table:
         values = (precision, recall, f1, curve.auroc(), curve.auprc())
         rows.append([name, f"{int(true):,}", *(number(float(value)) for value in values)])
     heads = ("Rows", "Precision", "Recall", "F1", "AUROC", "AUPRC")
-    columns = [Column(_plural(one).capitalize()[:-2 if _plural(one) == "classes" else -1])]
+    columns = [Column(_plural(one).capitalize()[: -2 if _plural(one) == "classes" else -1])]
     columns += [Column(text, is_number=True) for text in heads]
     note = "AUROC and AUPRC: against all other rows. A dash: not defined."
     return Table(f"Scores of each {'class' if _plural(one) == 'classes' else 'label'}", columns, rows, note)

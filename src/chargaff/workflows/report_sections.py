@@ -98,7 +98,9 @@ def map_section(source: MapSource, prefix: str) -> Section:
         agreement = compare_labels(vectors, labels, clusters=source.clusters)
         names = [f"cluster {place + 1}" for place in agreement.clusters]
         alt = f"{alt}, coloured by {len(set(names))} clusters found without labels."
-        pictures.append(panels.draw_map(f"{prefix}-clusters", "By cluster", found.points, names, found.axis_labels, alt=alt))
+        pictures.append(
+            panels.draw_map(f"{prefix}-clusters", "By cluster", found.points, names, found.axis_labels, alt=alt)
+        )
         blocks += [_agreement_facts(agreement), _cluster_table(agreement, labels)]
     note = "Columns are standardised before projection and clustering; clusters (k-means) know no labels."
     return Section(prefix, source.title, [Gallery(pictures, note), *blocks], intro)
@@ -143,7 +145,9 @@ def _curves(run: RunFolder, prefix: str, references: Mapping[str, float]) -> lis
         return []
     lines = [panels.Line(part.train["step"], part.train["loss"], 0, "training") for part in parts]
     lines += [
-        panels.Line(part.valid["step"], part.valid["loss"], 1, "validation", _best(part)) for part in parts if part.valid
+        panels.Line(part.valid["step"], part.valid["loss"], 1, "validation", _best(part))
+        for part in parts
+        if part.valid
     ]
     unit = "nats per token" if run.kind == "pretrain" else ""
     loss = panels.draw_lines(
@@ -268,6 +272,7 @@ def _cluster_table(found: Agreement, labels: Sequence[str]) -> Table:
     table = np.zeros((len(names), count), int)
     np.add.at(table, (np.searchsorted(names, labels), found.clusters), 1)
     heads = [Column("Label"), *(Column(f"Cluster {k + 1}", is_number=True) for k in range(count))]
-    rows: list[list[Cell]] = [[name, *(f"{n:,}" if n else "·" for n in row)] for name, row in zip(names, table, strict=True)]
+    rows: list[list[Cell]] = [
+        [name, *(f"{n:,}" if n else "·" for n in row)] for name, row in zip(names, table, strict=True)
+    ]
     return Table("Records of each label in each cluster", heads, rows)
-

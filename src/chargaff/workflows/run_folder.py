@@ -113,7 +113,9 @@ def read_run(folder: Path) -> RunFolder:
         raise InputError(f"{folder}: no such folder")
     if not (folder / RUN_FILE).is_file():
         inside = next((path.parent for path in sorted(folder.glob(f"*/{RUN_FILE}"))), None)
-        hint = f"; did you mean {inside}?" if inside else "; a run is what `chargaff pretrain` or `finetune` has written"
+        hint = (
+            f"; did you mean {inside}?" if inside else "; a run is what `chargaff pretrain` or `finetune` has written"
+        )
         if (folder.parent / RUN_FILE).is_file():
             hint = f"; did you mean {folder.parent}?"
         raise InputError(f"{folder}: holds no run (no {RUN_FILE}){hint}")
