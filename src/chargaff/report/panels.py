@@ -76,6 +76,9 @@ def draw_lines(
     references: Mapping[str, float] | None = None,
 ) -> Picture:
     """Curves over optimiser steps; noisy ones (over 60 points) are faint behind their running mean."""
+    top = _limits(lines, list((references or {}).values()))[1]
+    if any(np.nanmax(line.y) > top for line in lines if len(line.y)):
+        caption = f"{caption} The highest values lie above the frame.".strip()
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -94,7 +97,7 @@ def draw_lines(
                 at = list(line.x).index(line.best)
                 ring: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6, "zorder": 5}
                 axes.plot(x[at], y[at], "o", color=INK, **ring)
-        _set_limits(axes, lines, list((references or {}).values()))
+        axes.set_ylim(_limits(lines, list((references or {}).values())))
         for text, height in (references or {}).items():
             axes.axhline(height, color=MUTED, linewidth=1.2, linestyle=(0, (1, 2)))
             place: dict[str, Any] = {
@@ -105,6 +108,7 @@ def draw_lines(
             axes.annotate(label_of(text), (1, height), xytext=(0, 2), ha="right", va="bottom", color=MUTED, **place)
         axes.set(title=label_of(title), xlabel="optimiser step", ylabel=y_label)
         axes.locator_params(axis="x", integer=True, nbins=5)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
         if len(seen) > 1:
             _legend_below(figure, axes, columns=len(seen))
 
@@ -206,8 +210,12 @@ def draw_calibration(name: str, title: str, calibration: Calibration) -> Picture
         x, y = calibration.stated[full], calibration.observed[full]
         spread = np.maximum([y - calibration.low[full], calibration.high[full] - y], 0)
         axes.errorbar(x, y, spread, color=SERIES[0], marker="o", markersize=5, capsize=2.5, elinewidth=1.2)
-        axes.set(title=label_of(title), ylabel="observed share", xlim=(-0.02, 1.02), ylim=(-0.03, 1.03))
-        axes.text(0.03, 0.97, f"ECE {calibration.error:.3f}", transform=axes.transAxes, va="top", weight="bold")
+        axes.set(
+            title=f"{label_of(title)}: ECE {calibration.error:.3f}",
+            ylabel="observed share",
+            xlim=(-0.02, 1.02),
+            ylim=(-0.03, 1.03),
+        )
         width = np.diff(calibration.edges)
         below.bar(calibration.edges[:-1] + width / 2, calibration.counts, 0.9 * width, color=SERIES[0], alpha=0.45)
         below.set(xlabel="stated probability", ylabel="rows")
@@ -239,12 +247,12 @@ def draw_map(
         axes.set(title=label_of(title), xlabel=axis_labels[0], ylabel=axis_labels[1])
         axes.margins(0.06)
         if len(order) > 1:
-            columns = 2 if max(len(label_of(text)) for text in order) <= 24 else 1
+            columns = 2 if max(len(label_of(text)) for text in order) <= 26 else 1
             _legend_below(figure, axes, columns=columns, markerscale=1.4)
 
-    lines = -(-len(order) // 2)
+    lines = -(-len(order) // (2 if max(map(len, order)) <= 26 else 1)) if len(order) > 1 else 0
     caption = "" if len(keep) == len(shown) else f"{len(keep):,} of {len(shown):,} points are drawn."
-    return paint(name, draw, alt=alt, caption=caption, size=(420, 370 + 17 * lines))
+    return paint(name, draw, alt=alt, caption=caption, size=(390, 350 + 17 * lines))
 
 
 def draw_agreement(name: str, label: str, predicted: Floats, truth: Floats) -> Picture:
@@ -331,17 +339,17 @@ def _legend_below(figure: Figure, axes: Axes, *, columns: int = 1, **style: Any)
     figure.legend(handles, labels, loc="outside lower left", ncols=columns, borderaxespad=0.2, **style)
 
 
-def _set_limits(axes: Axes, lines: Sequence[Line], heights: Sequence[float]) -> None:
-    """A range that the first steps of a falling loss do not squeeze: the upper end ignores 2 % of the points."""
+def _limits(lines: Sequence[Line], heights: Sequence[float]) -> tuple[float, float]:
+    """The vertical range; the first steps of a falling loss must not squeeze the rest, so of many points the highest
+    2 % may lie outside."""
     values = np.concatenate([np.asarray(line.y, np.float64) for line in lines])
     values = values[np.isfinite(values)]
     if not values.size:
-        return
-    many = len(values) > 60
-    low, high = float(values.min()), float(np.quantile(values, 0.98) if many else values.max())
+        return 0.0, 1.0
+    low, high = float(values.min()), float(np.quantile(values, 0.98) if len(values) > 60 else values.max())
     low, high = min([low, *heights]), max([high, *heights])
     margin = 0.06 * (high - low) or 0.05
-    axes.set_ylim(low - margin, high + margin)
+    return low - margin, high + margin
 
 
 def _thin(x: Floats, y: Floats, most: int = 1500) -> tuple[Floats, Floats]:

@@ -45,29 +45,6 @@ class Agreement:
     """Mean over records: near 1 where labels are compact and apart, below 0 where they overlap."""
 
 
-def read_embeddings(path: Path) -> tuple[tuple[str, ...], Floats]:
-    """(ids [n], vectors [n, D]) of a table that `chargaff embed` has written.
-
-    Raises:
-        InputError: the table has no column of vectors or of ids.
-    """
-    available = column_names(path)
-    flat = [name for name in available if name.startswith("embedding_")]
-    if "id" not in available or not ("embedding" in available or flat):
-        raise InputError(
-            f"{path}: no columns 'id' and 'embedding'; `chargaff embed -o {path.stem}.parquet` writes them"
-        )
-    if flat:
-        table = read_table(path, ["id", *flat], types={"id": "text"})
-        vectors = np.stack([table[name].to_numpy() for name in flat], axis=1)
-    else:
-        table = read_table(path, ["id", "embedding"])
-        vectors = np.stack(table["embedding"].to_numpy(zero_copy_only=False)) if len(table) else np.zeros((0, 0))
-    if len(vectors) < 3:
-        raise InputError(f"{path}: {len(vectors)} records; a map needs at least 3")
-    return tuple(map(str, table["id"].to_pylist())), vectors.astype(np.float64)
-
-
 def read_record_labels(path: Path, column: str, ids: Sequence[str]) -> tuple[str, ...]:
     """Label of each record, from a table with that column and a column "id" or "name".
 

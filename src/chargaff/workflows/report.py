@@ -169,7 +169,8 @@ def _make_page(
         if models:
             score = run.monitor if run.monitor in models[0].scores else MAIN_SCORE[models[0].answers.problem]
             seeds = len(models[0].judged)
-            drawn = "" if seeds == 1 else f"Repetition {models[0].answers.chosen_seed}, the run's model, is drawn."
+            kept = models[0].answers.chosen_seed
+            drawn = "" if seeds == 1 else f"Shown: repetition {kept}, the model that the run has kept."
             sections += score_sections(models, score, prefix, what_is_drawn=drawn, unit=unit)
             tiles = tiles or score_tiles(models, score)
         sections.append(training_section(run, prefix, options.references or {}))
@@ -178,7 +179,7 @@ def _make_page(
     names = [run.name for run in runs]
     kinds = " and ".join(dict.fromkeys(KINDS[run.kind].lower() for run in runs))
     title = options.title or f"{kinds.capitalize()}: {', '.join(names)}"
-    started = next((run.started for run in reversed(runs) if run.started), "")
+    started = next((run.started for run in runs if run.started), "")
     subtitle = f"Run of {started}." if started else ""
     footer = f"Made by chargaff {__version__}. This file needs no network; it may be passed on as it is."
     return Page(title, subtitle, tiles or pretraining_tiles(runs[0]), sections, footer)

@@ -17,10 +17,10 @@ from chargaff.report.statistics import Curve, Floats, Judged, calibrations, inte
 from chargaff.workflows.answers import Answers
 
 TITLES = {
-    "accuracy": "Accuracy",
-    "exact_match": "Exact match",
-    "f1_macro": "F1, macro",
-    "f1_micro": "F1, micro",
+    "accuracy": "accuracy",
+    "exact_match": "exact match",
+    "f1_macro": "F1 (macro)",
+    "f1_micro": "F1 (micro)",
     "f1": "F1",
     "mcc": "MCC",
     "auroc": "AUROC",
@@ -30,9 +30,11 @@ TITLES = {
     "r2": "R²",
     "pearson": "Pearson",
     "spearman": "Spearman",
-    "loss": "Loss",
-    "perplexity": "Perplexity",
+    "loss": "loss",
+    "perplexity": "perplexity",
 }
+OPEN_ENDED = ("mse", "mae", "loss", "perplexity")
+"""Scores without an upper end."""
 MAIN_SCORE = {"single-label": "mcc", "multi-label": "f1_macro", "regression": "pearson"}
 MOST_CLASSES = 6
 """Drawn with curves of their own; the table has all."""
@@ -142,7 +144,8 @@ def score_sections(
     sections.append(_curve_section(judgements, prefix, what_is_drawn, unit))
     if first.answers.problem == "single-label":
         sections.append(_confusion_section(judgements, prefix, what_is_drawn))
-    sections.append(Section(f"{prefix}-classes", _plural(first).capitalize(), [_class_table(first)], what_is_drawn))
+    of_model = " ".join(part for part in (f"Of {first.answers.name}.", what_is_drawn) if part)
+    sections.append(Section(f"{prefix}-classes", _plural(first).capitalize(), [_class_table(first)], of_model))
     sections.append(_calibration_section(judgements, prefix, what_is_drawn))
     return sections
 
@@ -154,22 +157,44 @@ def score_tiles(judgements: Sequence[Judgement], main_score: str) -> list[Tile]:
     tiles = []
     for name in [main_score, *others[:2]]:
         low, high = interval(first.replicates[name])
-        tiles.append(Tile(f"Test {TITLES[name]}", number(first.mean(name)), f"{number(low)} to {number(high)}"))
+        tiles.append(Tile(f"Test {in_words(name)}", number(first.mean(name)), f"{number(low)} to {number(high)}"))
     if len(judgements) > 1:
         best = max(judgements[1:], key=lambda other: other.mean(main_score))
         gain = first.mean(main_score) - best.mean(main_score)
-        tiles.append(Tile(f"{TITLES[main_score]} over {best.answers.name}", f"{gain:+.3f}".replace("-", "−")))
+        low, high = interval(first.replicates[main_score] - best.replicates[main_score])
+        text = f"{gain:+.3f}".replace("-", "−")
+        tiles.append(
+            Tile(f"{capital(in_words(main_score))} over {best.answers.name}", text, f"{number(low)} to {number(high)}")
+        )
     seeds = len(first.judged)
     repeated = f"{seeds} repetitions" if seeds > 1 else "1 repetition"
     return [*tiles, Tile("Test rows", f"{len(first.answers.target):,}", repeated)]
 
 
+def in_words(score: str) -> str:
+    """Name of a score inside a line: accuracy, MCC."""
+    return TITLES.get(score, score)
+
+
+def capital(text: str) -> str:
+    """The text with its first letter in upper case, the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def number(value: float) -> str:
-    """Three decimals, more digits for large or tiny numbers; a dash where it is not defined."""
-    if not isfinite(value):
-        return "–"
-    text = f"{value:.3f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
-    return text.replace("-", "−")
+    """Three decimals; a dash where it is not defined."""
+    return f"{value:.3f}".replace("-", "−") if isfinite(value) else "–"
+
+
+def score_text(name: str, value: float) -> str:
+    """Three decimals of scores that go to 1, four digits of others.
+
+    Args:
+        name: of the score, "valid_" and "test_" before it are allowed.
+    """
+    if name.rpartition("_")[2] not in OPEN_ENDED or not isfinite(value):
+        return number(value)
+    return f"{value:.4g}".replace("-", "−")
 
 
 def _on_grid(curves: Sequence[Curve], at: Any) -> Floats:
@@ -187,15 +212,15 @@ def _bands(replicates: Sequence[Floats]) -> list[tuple[Floats, Floats]]:
 
 def _with_interval(judgement: Judgement, score: str) -> Cell:
     low, high = interval(judgement.replicates[score])
-    spread = judgement.spread(score)
-    value = number(judgement.mean(score)) + (f" ± {number(spread)}" if isfinite(spread) else "")
-    return value, f"{number(low)} to {number(high)}"
+    mean, spread = score_text(score, judgement.mean(score)), judgement.spread(score)
+    value = mean + (f" ± {score_text(score, spread)}" if isfinite(spread) else "")
+    return value, f"{score_text(score, low)} to {score_text(score, high)}"
 
 
 def _score_table(judgements: Sequence[Judgement], note: str) -> Table:
     columns = [Column("Score"), *(Column(one.answers.name, is_number=True) for one in judgements)]
     rows: list[list[Cell]] = [
-        [TITLES[name], *(_with_interval(one, name) for one in judgements)] for name in judgements[0].scores
+        [capital(in_words(name)), *(_with_interval(one, name) for one in judgements)] for name in judgements[0].scores
     ]
     if judgements[0].answers.problem == "single-label":
         errors = [
@@ -222,13 +247,13 @@ def _difference_table(judgements: Sequence[Judgement], score: str) -> Table:
             verdict = "higher" if gap > 0 else "lower"
         repeated = number(spread) if len(first.judged) > 1 or len(other.judged) > 1 else "–"
         rows.append([other.answers.name, number(gap), f"{number(low)} to {number(high)}", repeated, verdict])
-    title = f"{TITLES[score]} of {first.answers.name}, minus that of each baseline"
+    title = f"{capital(in_words(score))} of {first.answers.name}, minus that of each baseline"
     heads = [Column("Baseline"), *(Column(text, is_number=True) for text in ("Difference", "95 % interval", "Spread"))]
     note = (
         "Paired bootstrap: both models see the same replicates. Spread: of a difference between two repetitions. "
         "Higher or lower: the interval leaves out zero and the difference exceeds the spread."
     )
-    return Table(title, [*heads, Column(first.answers.name)], rows, note)
+    return Table(title, [*heads, Column(f"{first.answers.name} is")], rows, note)
 
 
 def _comparison(judgements: Sequence[Judgement], score: str, prefix: str) -> Picture:
@@ -237,8 +262,8 @@ def _comparison(judgements: Sequence[Judgement], score: str, prefix: str) -> Pic
         low, high = interval(one.replicates[score])
         rows.append((one.answers.name, list(one.scores[score].values()), low, high))
     values = ", ".join(f"{name} {np.mean(scores):.3f} ({low:.3f} to {high:.3f})" for name, scores, low, high in rows)
-    alt = f"Test {TITLES[score]} with 95 % interval: {values}."
-    return panels.draw_comparison(f"{prefix}-compare-{file_stem(score)}", f"Test {TITLES[score]}", rows, alt=alt)
+    alt = f"Test {in_words(score)} with 95 % interval: {values}."
+    return panels.draw_comparison(f"{prefix}-compare-{file_stem(score)}", f"Test {in_words(score)}", rows, alt=alt)
 
 
 def _plural(one: Judgement) -> str:
@@ -265,7 +290,8 @@ def _curve_section(judgements: Sequence[Judgement], prefix: str, what: str, unit
         share = float(first.chosen.truth[:, k].mean())
         precision.append(panels.draw_precision_recall(f"{prefix}-pr-{stem}", name, bands, share))
     note = f"Bands: 95 %, bootstrap over {unit}, at each rate by itself. Numbers: area under the curve."
-    blocks: list[Block] = [Gallery(roc), Gallery(precision, note)] if roc else []
+    rows = [Gallery([*roc, *precision], note)] if len(roc) == 1 else [Gallery(roc), Gallery(precision, note)]
+    blocks: list[Block] = [*rows] if roc else []
     total = len(first.answers.names)
     if not roc:
         blocks.append(Note("The test rows hold one class only: there is no curve."))

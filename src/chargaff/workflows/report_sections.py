@@ -11,6 +11,7 @@ import numpy as np
 
 from chargaff.errors import InputError
 from chargaff.io.streams import open_input
+from chargaff.io.vectors import read_vectors
 from chargaff.report import panels
 from chargaff.report.page import Block, Cell, Column, Facts, Folded, Gallery, Note, Section, Table, Tile
 from chargaff.report.pictures import Picture, file_stem
@@ -19,10 +20,9 @@ from chargaff.workflows.embedding_map import (
     Method,
     compare_labels,
     project,
-    read_embeddings,
     read_record_labels,
 )
-from chargaff.workflows.report_scores import TITLES, number
+from chargaff.workflows.report_scores import TITLES, in_words, number, score_text
 from chargaff.workflows.run_folder import Repetition, RunFolder
 from chargaff.workflows.training import RUN_FILE
 
@@ -34,7 +34,7 @@ class MapSource:
     """Embeddings to draw."""
 
     path: Path
-    """Table that `chargaff embed` has written (Parquet or tsv)."""
+    """What `chargaff embed` has written (.parquet, .npy or .zarr)."""
     labels: str | Sequence[str] = ()
     """Column of `label_table`, or the label of each record; (): records are not coloured."""
     label_table: Path | None = None
@@ -69,7 +69,7 @@ def pretraining_tiles(run: RunFolder) -> list[Tile]:
     """The numbers that matter most of a pre-training run."""
     part = run.repetitions[0] if run.repetitions else None
     scores = _last_scores(part) if part is not None else {}
-    tiles = [Tile(f"Validation {TITLES[name].lower()}", number(scores[name])) for name in scores if name in TITLES]
+    tiles = [Tile(f"Validation {in_words(name)}", score_text(name, scores[name])) for name in scores if name in TITLES]
     if part is not None:
         tiles.append(Tile("Steps", f"{part.steps:,}"))
     if run.num_parameters:
@@ -79,7 +79,9 @@ def pretraining_tiles(run: RunFolder) -> list[Tile]:
 
 def map_section(source: MapSource, prefix: str) -> Section:
     """Map of embeddings, coloured by label and by cluster."""
-    ids, vectors = read_embeddings(source.path)
+    ids, vectors = read_vectors(source.path)
+    if len(ids) < 3:
+        raise InputError(f"{source.path}: {len(ids)} records; a map needs at least 3")
     labels = _labels(source, ids)
     found = project(vectors, source.method)
     what = "principal components" if source.method == "pca" else "UMAP"
@@ -163,10 +165,12 @@ def _curves(run: RunFolder, prefix: str, references: Mapping[str, float]) -> lis
     shown = run.monitor if run.monitor not in ("loss", "perplexity") else "accuracy"
     measured = [part for part in parts if shown in part.valid]
     if measured:
-        title = f"Validation {TITLES.get(shown, shown)}"
+        title = f"Validation {in_words(shown)}"
         lines = [panels.Line(part.valid["step"], part.valid[shown], 1, "validation", _best(part)) for part in measured]
         alt = _alt(title, measured, shown)
-        pictures.append(panels.draw_lines(f"{prefix}-{file_stem(shown)}", title, lines, y_label=TITLES[shown], alt=alt))
+        pictures.append(
+            panels.draw_lines(f"{prefix}-{file_stem(shown)}", title, lines, y_label=in_words(shown), alt=alt)
+        )
     rate = parts[0].train
     lines = [panels.Line(rate["step"], rate["lr"], 2, "learning rate")]
     alt = f"Learning rate: at most {max(rate['lr']):.3g}, at the end {rate['lr'][-1]:.3g}."
@@ -227,10 +231,10 @@ def _repetition_table(run: RunFolder) -> Table | None:
     rows: list[list[Cell]] = []
     for row in run.results:
         facts = [str(row["seed"]), f"{row['steps']:,}", f"{row['best_step']:,}"]
-        rows.append([*facts, *(number(row[name]) for name in shown)])
+        rows.append([*facts, *(score_text(name, row[name]) for name in shown)])
     seeds = [row["seed"] for row in run.results]
     strong = frozenset({seeds.index(run.chosen_seed)}) if len(rows) > 1 else frozenset()
-    note = f"Kept: the step with the best validation {TITLES.get(run.monitor, run.monitor)}."
+    note = f"Kept: the step with the best validation {in_words(run.monitor)}."
     if strong:
         note += " Bold: the repetition whose weights are the run's model."
     return Table("Repetitions, as the run has recorded them", heads, rows, note, strong)
@@ -238,7 +242,7 @@ def _repetition_table(run: RunFolder) -> Table | None:
 
 def _head(name: str) -> str:
     split, _, score = name.partition("_")
-    return f"{'Validation' if split == 'valid' else 'Test'} {TITLES.get(score, score)}"
+    return f"{'Validation' if split == 'valid' else 'Test'} {in_words(score)}"
 
 
 def _duration(seconds: float) -> str:

@@ -43,8 +43,11 @@ class Repetition:
 
     @property
     def seconds(self) -> float:
-        """Time spent in training steps."""
-        return float(sum(event.get("seconds", 0.0) for event in self.events))
+        """Time spent in training; each start counts anew."""
+        total = last = 0.0
+        for event in self.events:
+            total, last = (total + last, 0.0) if event["event"] == "start" else (total, event.get("seconds", last))
+        return float(total + last)
 
 
 @dataclass(frozen=True, slots=True)
