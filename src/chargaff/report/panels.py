@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 MOST_POINTS = 3000
 """Drawn in a scatter plot; of more, these many are picked at random."""
-LABEL_CHARACTERS = 34
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,10 +56,10 @@ class Band:
     high: Floats
 
 
-def label_of(text: str) -> str:
-    """Text as matplotlib shows it letter by letter, cut where it is too long to stand in a figure."""
+def label_of(text: str, most: int = 34) -> str:
+    """Text as matplotlib shows it letter by letter, cut after `most` characters."""
     line = " ".join(text.split())
-    cut = line if len(line) <= LABEL_CHARACTERS else f"{line[: LABEL_CHARACTERS - 1]}…"
+    cut = line if len(line) <= most else f"{line[: most - 1]}…"
     # a leading underscore would keep it out of legends
     return ("\u2009" if cut.startswith("_") else "") + cut.replace("$", r"\$")
 
@@ -106,7 +105,8 @@ def draw_lines(
                 "fontsize": 10,
             }
             axes.annotate(label_of(text), (1, height), xytext=(0, 2), ha="right", va="bottom", color=MUTED, **place)
-        axes.set(title=label_of(title), xlabel="optimiser step", ylabel=y_label)
+        _set_title(axes, label_of(title))
+        axes.set(xlabel="optimiser step", ylabel=y_label)
         axes.locator_params(axis="x", integer=True, nbins=5)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
         if len(seen) > 1:
@@ -164,7 +164,7 @@ def draw_confusion(name: str, title: str, counts: NDArray[Any], classes: Sequenc
     """
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = len(classes)
-    labels = [label_of(text) for text in classes]
+    labels = [label_of(text, 16) for text in classes]
     is_dense = size > 6
     font = 12 if size <= 4 else 10 if size <= 6 else 9
 
@@ -192,7 +192,8 @@ def draw_confusion(name: str, title: str, counts: NDArray[Any], classes: Sequenc
         axes.set_yticks(range(size), labels)
         axes.tick_params(length=0)
         axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal")
-        axes.set(title=label_of(title), xlabel="predicted", ylabel="true")
+        _set_title(axes, label_of(title))
+        axes.set(xlabel="predicted", ylabel="true")
 
     right = ", ".join(f"{text} {100 * share[k, k]:.1f} %" for k, text in enumerate(classes))
     alt = f"Confusion matrix of {title}. Rows called as what they are: {right}."
@@ -210,12 +211,8 @@ def draw_calibration(name: str, title: str, calibration: Calibration) -> Picture
         x, y = calibration.stated[full], calibration.observed[full]
         spread = np.maximum([y - calibration.low[full], calibration.high[full] - y], 0)
         axes.errorbar(x, y, spread, color=SERIES[0], marker="o", markersize=5, capsize=2.5, elinewidth=1.2)
-        axes.set(
-            title=f"{label_of(title)}: ECE {calibration.error:.3f}",
-            ylabel="observed share",
-            xlim=(-0.02, 1.02),
-            ylim=(-0.03, 1.03),
-        )
+        _set_title(axes, f"{label_of(title)}: ECE {calibration.error:.3f}")
+        axes.set(ylabel="observed share", xlim=(-0.02, 1.02), ylim=(-0.03, 1.03))
         width = np.diff(calibration.edges)
         below.bar(calibration.edges[:-1] + width / 2, calibration.counts, 0.9 * width, color=SERIES[0], alpha=0.45)
         below.set(xlabel="stated probability", ylabel="rows")
@@ -244,7 +241,8 @@ def draw_map(
             rows = points[keep][names == text]
             style: dict[str, Any] = {"color": colour(number), "marker": marker(number), "alpha": 0.75, "linewidths": 0}
             axes.scatter(rows[:, 0], rows[:, 1], s=small, label=label_of(text), **style)
-        axes.set(title=label_of(title), xlabel=axis_labels[0], ylabel=axis_labels[1])
+        _set_title(axes, label_of(title))
+        axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
         axes.margins(0.06)
         if len(order) > 1:
             columns = 2 if max(len(label_of(text)) for text in order) <= 26 else 1
@@ -266,7 +264,8 @@ def draw_agreement(name: str, label: str, predicted: Floats, truth: Floats) -> P
         axes.scatter(truth[keep], predicted[keep], s=_dot(len(keep)), color=SERIES[0], alpha=0.5, linewidths=0)
         margin = 0.04 * (high - low) or 1
         limits = (low - margin, high + margin)
-        axes.set(title=label_of(label), xlabel="true", ylabel="predicted", xlim=limits, ylim=limits)
+        _set_title(axes, label_of(label))
+        axes.set(xlabel="true", ylabel="predicted", xlim=limits, ylim=limits)
 
     alt = f"Scatter plot of predicted against true {label} for {len(truth):,} rows."
     return paint(name, draw, alt=alt, caption=_drawn(len(keep), len(truth)), size=(360, 350))
@@ -280,7 +279,8 @@ def draw_residuals(name: str, label: str, predicted: Floats, truth: Floats) -> P
         axes, side = figure.subplots(1, 2, width_ratios=(3.2, 1), sharey=True)
         axes.axhline(0, color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
         axes.scatter(predicted[keep], residual[keep], s=_dot(len(keep)), color=SERIES[0], alpha=0.5, linewidths=0)
-        axes.set(title=f"Residuals: {label_of(label)}", xlabel="predicted", ylabel="predicted - true")
+        _set_title(axes, f"Residuals: {label_of(label)}")
+        axes.set(xlabel="predicted", ylabel="predicted − true")
         side.hist(residual, bins=24, orientation="horizontal", color=SERIES[0], alpha=0.45)
         side.set_xlabel("rows")
         side.locator_params(axis="x", nbins=2, integer=True)
@@ -310,9 +310,10 @@ def draw_comparison(
                 axes.plot(scores, [place + 0.24] * len(scores), "o", color=shade, **ring)
             text = f"{mean:.3f}"
             axes.annotate(text, (mean, place), (0, 9), textcoords="offset points", ha="center", weight="bold")
-        axes.set_yticks(range(len(rows)), [label_of(row[0]) for row in rows])
+        axes.set_yticks(range(len(rows)), [label_of(row[0], 20) for row in rows])
         axes.tick_params(axis="y", length=0)
-        axes.set(title=title, ylim=(len(rows) - 0.5, -0.6))
+        _set_title(axes, label_of(title))
+        axes.set(ylim=(len(rows) - 0.5, -0.6))
         axes.margins(x=0.12)
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
@@ -327,9 +328,15 @@ def _draw_band(axes: Axes, number: int, band: Band, x: Floats, y: Floats, area: 
     axes.plot(x, y, color=colour(number), linestyle=dash(number), label=text, zorder=3 - 0.1 * number, **style)
 
 
+def _set_title(axes: Axes, text: str) -> None:
+    """As large as fits the width."""
+    axes.set_title(text, fontsize=min(13.0, 13 * 36 / max(len(text), 1)))
+
+
 def _unit_square(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     ticks = np.linspace(0, 1, 6)
-    axes.set(title=title, xlabel=x_label, ylabel=y_label, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    _set_title(axes, title)
+    axes.set(xlabel=x_label, ylabel=y_label, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.set_xticks(ticks)
     axes.set_yticks(ticks)
 
