@@ -114,6 +114,7 @@ def paint(
         draw(figure)
         svg, png = BytesIO(), BytesIO()
         figure.savefig(svg, format="svg", metadata=_WITHOUT_FACTS)
+        figure.set_layout_engine("none")  # all is in its place now
         figure.savefig(png, format="png", metadata={"Software": None})
     text = svg.getvalue().decode()
     return Picture(name, alt, caption, svg.getvalue(), png.getvalue(), _for_page(text, name, alt), size[0])

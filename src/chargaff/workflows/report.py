@@ -165,7 +165,6 @@ def _make_page(
     unit = f"groups of rows with the same {options.groups}" if options.groups else "test rows"
     for place, (run, models) in enumerate(zip(runs, judged, strict=True)):
         prefix = file_stem(run.name) if len(runs) == 1 else f"{place + 1}-{file_stem(run.name)}"
-        prefix = f"run-{prefix}"
         if models:
             score = run.monitor if run.monitor in models[0].scores else MAIN_SCORE[models[0].answers.problem]
             seeds = len(models[0].judged)

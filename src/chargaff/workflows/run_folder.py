@@ -115,19 +115,14 @@ def read_run(folder: Path) -> RunFolder:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     if not (folder / RUN_FILE).is_file():
-        inside = next((path.parent for path in sorted(folder.glob(f"*/{RUN_FILE}"))), None)
-        hint = (
-            f"; did you mean {inside}?" if inside else "; a run is what `chargaff pretrain` or `finetune` has written"
-        )
-        if (folder.parent / RUN_FILE).is_file():
-            hint = f"; did you mean {folder.parent}?"
+        hint = _did_you_mean(folder) or "; `chargaff pretrain` and `finetune` write runs"
         raise InputError(f"{folder}: holds no run (no {RUN_FILE}){hint}")
     settings = read_toml(folder / RUN_FILE)
     try:
         is_finetuning = settings["task"]["kind"] == "sequence"
         _ = settings["train"]["monitor"], settings["train"]["mode"], settings["data"], settings["model"]
     except (KeyError, TypeError):
-        raise InputError(f"{folder / RUN_FILE}: is no run file that chargaff has written") from None
+        raise InputError(f"{folder / RUN_FILE}: is not what a run has written{_did_you_mean(folder)}") from None
     places = {1: folder}
     if is_finetuning:
         numbers = (path.name.removeprefix("seed-") for path in folder.glob("seed-*") if path.is_dir())
@@ -145,6 +140,14 @@ def read_run(folder: Path) -> RunFolder:
         tuple(results),
         model.get("params"),
     )
+
+
+def _did_you_mean(folder: Path) -> str:
+    """A run in the folder, or the run it belongs to; "" if there is none."""
+    if (folder.parent / RUN_FILE).is_file():
+        return f"; did you mean {folder.parent}?"
+    inside = next((path.parent for path in sorted(folder.glob(f"*/{RUN_FILE}"))), None)
+    return f"; did you mean {inside}?" if inside else ""
 
 
 def _read_repetition(seed: int, folder: Path) -> Repetition:
