@@ -327,7 +327,7 @@ def wrong_inputs(runs, place, folder):
         ([*beside, "--labels", "species"], "belong to --embeddings"),
         ([*beside, "--embeddings", folder / "few.parquet"], "no columns 'id' and 'embedding'"),
         ([*beside, "--references", "chance=high"], "expected a number"),
-        ([*beside, "--repeats", "1"], "repeats: expected at least 10"),
+        ([run, "--repeats", "1"], "repeats: expected at least 10"),
         ([runs["pretrain"], "-o", folder / "out", "--kmers"], "need one fine-tuning run"),
         ([runs["values"], "-o", folder / "out", "--kmers"], "needs classes"),
     ]

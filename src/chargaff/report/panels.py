@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,8 +76,8 @@ def draw_lines(
     references: Mapping[str, float] | None = None,
 ) -> Picture:
     """Curves over optimiser steps; noisy ones (over 60 points) are faint behind their running mean."""
-    top = _limits(lines, list((references or {}).values()))[1]
-    if any(np.nanmax(line.y) > top for line in lines if len(line.y)):
+    limits = _limits(lines, list((references or {}).values()))
+    if any(isfinite(y) and y > limits[1] for line in lines for y in line.y):
         caption = f"{caption} The highest values lie above the frame.".strip()
 
     def draw(figure: Figure) -> None:
@@ -96,15 +97,11 @@ def draw_lines(
                 at = list(line.x).index(line.best)
                 ring: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6, "zorder": 5}
                 axes.plot(x[at], y[at], "o", color=INK, **ring)
-        axes.set_ylim(_limits(lines, list((references or {}).values())))
+        axes.set_ylim(limits)
         for text, height in (references or {}).items():
             axes.axhline(height, color=MUTED, linewidth=1.2, linestyle=(0, (1, 2)))
-            place: dict[str, Any] = {
-                "xycoords": ("axes fraction", "data"),
-                "textcoords": "offset points",
-                "fontsize": 10,
-            }
-            axes.annotate(label_of(text), (1, height), xytext=(0, 2), ha="right", va="bottom", color=MUTED, **place)
+            place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+            axes.annotate(label_of(text), (1, height), (0, 2), ha="right", va="bottom", color=MUTED, **place)
         _set_title(axes, label_of(title))
         axes.set(xlabel="optimiser step", ylabel=y_label)
         axes.locator_params(axis="x", integer=True, nbins=5)

@@ -14,6 +14,7 @@ from chargaff.report import panels
 from chargaff.report.page import Block, Cell, Column, Gallery, Note, Section, Table, Tile
 from chargaff.report.pictures import Picture, file_stem
 from chargaff.report.statistics import Curve, Floats, Judged, calibrations, interval, resample
+from chargaff.train.config import is_rising
 from chargaff.workflows.answers import Answers
 
 TITLES = {
@@ -52,10 +53,10 @@ class Judgement:
     """Score -> seed -> value."""
     replicates: Mapping[str, Floats]
     """Score -> mean over seeds in each replicate [repeats]."""
-    roc: Sequence[tuple[Floats, Floats]]
-    """(low, high) of the true-positive rate at `_GRID`, for each class."""
-    precision: Sequence[tuple[Floats, Floats]]
-    """(low, high) of the precision where the recalls `_GRID` are reached."""
+    roc: Mapping[int, tuple[Floats, Floats]]
+    """Number of a class to draw -> (low, high) of the true-positive rate at `_GRID`."""
+    precision: Mapping[int, tuple[Floats, Floats]]
+    """The same of the precision where the recalls `_GRID` are reached."""
 
     @property
     def chosen(self) -> Judged:
@@ -95,6 +96,7 @@ def judge(
         {seed: Judged(model.problem, values, model.target) for seed, values in model.values.items()} for model in models
     ]
     names = list(next(iter(judged[0].values())).scores())
+    shown = _shown_classes(next(iter(judged[0].values())))
     scores: list[dict[str, list[float]]] = [{name: [] for name in names} for _ in models]
     roc: list[list[Floats]] = [[] for _ in models]
     precision: list[list[Floats]] = [[] for _ in models]
@@ -105,9 +107,10 @@ def judge(
             for number, one in seeds.items():
                 curves = one.curves(weight)
                 found.append(one.scores(weight, curves))
-                if number == drawn and curves:
-                    roc[place].append(_on_grid(curves, Curve.roc_at))
-                    precision[place].append(_on_grid(curves, Curve.precision_at))
+                if number == drawn and shown:
+                    drawn_curves = [curves[k] for k in shown]
+                    roc[place].append(_on_grid(drawn_curves, Curve.roc_at))
+                    precision[place].append(_on_grid(drawn_curves, Curve.precision_at))
             for name in names:
                 scores[place][name].append(float(np.mean([row[name] for row in found])))
     result = []
@@ -115,7 +118,8 @@ def judge(
         exact = {number: one.scores() for number, one in seeds.items()}
         by_score = {name: {number: row[name] for number, row in exact.items()} for name in names}
         replicates = {name: np.asarray(values) for name, values in scores[place].items()}
-        result.append(Judgement(model, seeds, by_score, replicates, _bands(roc[place]), _bands(precision[place])))
+        bands = _bands(shown, roc[place]), _bands(shown, precision[place])
+        result.append(Judgement(model, seeds, by_score, replicates, *bands))
     return result
 
 
@@ -135,7 +139,8 @@ def score_sections(
     blocks: list[Block] = [_score_table(judgements, how)]
     if len(judgements) > 1:
         shown = dict.fromkeys([main_score, "auroc" if "auroc" in first.scores else "spearman"])
-        blocks.append(Gallery([_comparison(judgements, name, prefix) for name in shown]))
+        measured = [name for name in shown if all(isfinite(one.mean(name)) for one in judgements)]
+        blocks.append(Gallery([_comparison(judgements, name, prefix) for name in measured]))
         blocks.append(_difference_table(judgements, main_score))
     rows = f"{len(first.answers.target):,} test rows"
     sections = [Section(f"{prefix}-scores", "Test scores", blocks, f"{rows}, judged once with the weights kept.")]
@@ -157,9 +162,11 @@ def score_tiles(judgements: Sequence[Judgement], main_score: str) -> list[Tile]:
     tiles = []
     for name in [main_score, *others[:2]]:
         low, high = interval(first.replicates[name])
-        tiles.append(Tile(f"Test {in_words(name)}", number(first.mean(name)), f"{number(low)} to {number(high)}"))
+        ends = f"{score_text(name, low)} to {score_text(name, high)}"
+        tiles.append(Tile(f"Test {in_words(name)}", score_text(name, first.mean(name)), ends))
     if len(judgements) > 1:
-        best = max(judgements[1:], key=lambda other: other.mean(main_score))
+        sign = 1 if is_rising(main_score, "auto") else -1
+        best = max(judgements[1:], key=lambda other: sign * other.mean(main_score))
         gain = first.mean(main_score) - best.mean(main_score)
         low, high = interval(first.replicates[main_score] - best.replicates[main_score])
         text = f"{gain:+.3f}".replace("-", "−")
@@ -202,12 +209,17 @@ def _on_grid(curves: Sequence[Curve], at: Any) -> Floats:
     return np.stack([at(curve, _GRID) if curve.is_defined else np.full(len(_GRID), np.nan) for curve in curves])
 
 
-def _bands(replicates: Sequence[Floats]) -> list[tuple[Floats, Floats]]:
-    if not replicates:
-        return []
-    stacked = np.stack(replicates)  # [repeats, C, g]
-    ends = [interval(stacked[:, k]) for k in range(stacked.shape[1])]
-    return [(np.broadcast_to(low, _GRID.shape), np.broadcast_to(high, _GRID.shape)) for low, high in ends]
+def _bands(shown: Sequence[int], replicates: Sequence[Floats]) -> dict[int, tuple[Floats, Floats]]:
+    """Class -> ends of its band.
+
+    Args:
+        replicates: [shown, g] each.
+    """
+    found = {}
+    for place, k in enumerate(shown):
+        low, high = interval(np.stack([one[place] for one in replicates]))
+        found[k] = np.broadcast_to(low, _GRID.shape), np.broadcast_to(high, _GRID.shape)
+    return found
 
 
 def _with_interval(judgement: Judgement, score: str) -> Cell:
@@ -270,18 +282,18 @@ def _plural(one: Judgement) -> str:
     return "classes" if one.answers.problem == "single-label" else "labels"
 
 
-def _shown_classes(one: Judgement) -> list[int]:
+def _shown_classes(judged: Judged) -> list[int]:
     """Numbers of the classes to draw: the second of two, else all, or the most frequent ones, that both have rows."""
-    support = one.chosen.truth.sum(0)
-    if one.answers.problem == "single-label" and len(support) == 2:
-        return [1] if 0 < support[1] < len(one.answers.target) else []
-    defined = [k for k in range(len(support)) if 0 < support[k] < len(one.answers.target)]
+    support, total = judged.truth.sum(0), len(judged.values)
+    if judged.problem == "single-label" and len(support) == 2:
+        return [1] if 0 < support[1] < total else []
+    defined = [k for k in range(len(support)) if 0 < support[k] < total]
     return sorted(sorted(defined, key=lambda k: -support[k])[:MOST_CLASSES])
 
 
 def _curve_section(judgements: Sequence[Judgement], prefix: str, what: str, unit: str) -> Section:
     first, roc, precision = judgements[0], [], []
-    for k in _shown_classes(first):
+    for k in first.roc:
         name, stem = first.answers.names[k], f"{k + 1}-{file_stem(first.answers.names[k])}"
         curves = [(one.answers.name, one.chosen.curve(k), one.roc[k], one.precision[k]) for one in judgements]
         bands = [panels.Band(model, curve, _GRID, *ends) for model, curve, ends, _ in curves]
