@@ -366,3 +366,17 @@ def test_multi_label_runs_show_every_label(runs, tmp_path):
 def test_one_run_cannot_have_two_models_of_one_name(runs, tmp_path):
     with pytest.raises(ConfigError, match="names must differ"):
         write_report(runs["classes"], tmp_path / "report", baselines={"run": runs["classes"]}, options=FEW)
+
+
+def test_time_of_an_interrupted_run_is_added_up(runs, tmp_path):
+    """Seconds in the log count from each start."""
+    half = tmp_path / "half"
+    shutil.copytree(runs["pretrain"], half)
+    starts = [{"event": "start", "step": step, "time": 1000.0 + step} for step in (0, 4)]
+    trained = [{"event": "train", "step": step, "time": 2000.0, "seconds": step * 1.0} for step in (2, 4, 5, 6)]
+    events = [starts[0], *trained[:2], starts[1], *trained[2:]]
+    lines = "".join(f"{json.dumps(event)}\n" for event in events)
+    (half / "events.jsonl").write_text(lines + '{"event": "tra')
+    run = read_run(half)
+    assert run.repetitions[0].seconds == 10
+    assert run.started == "1970-01-01 00:16 UTC"
