@@ -72,12 +72,13 @@ class _Chunks:
         cls, q: Tensor, k: Tensor, v: Tensor, igate: Tensor, fgate: Tensor, m: Tensor, reverse: bool, size: int
     ) -> "_Chunks":
         decay = F.logsigmoid(_chunked(fgate, reverse, size, pad=float("inf")))
-        offset = decay.cumsum(-1)
+        offset = _running_sum(decay)
         source = _chunked(igate, reverse, size, pad=float("-inf")) - offset
         largest, winner = source.cummax(-1)
-        passed = F.pad(offset[..., -1].double().cumsum(-1), (1, 0))  # [B, H, N + 1] before each chunk
-        highest = torch.cat([m.double().unsqueeze(-1), largest[..., -1].double() - passed[..., :-1]], -1)
-        entry = (highest.cummax(-1).values + passed).to(m.dtype)
+        entries = [m]
+        for passed, highest in zip(offset[..., -1].unbind(-1), largest[..., -1].unbind(-1), strict=True):
+            entries.append(passed + torch.maximum(entries[-1], highest))
+        entry = torch.stack(entries, -1)
         top = torch.maximum(largest, entry[..., :-1].unsqueeze(-1))
         k = _chunked(k, reverse, size) * k.shape[-1] ** -0.5
         return cls(_chunked(q, reverse, size), k, _chunked(v, reverse, size), offset, source, top, winner, entry)
@@ -111,6 +112,12 @@ def _chunked(x: Tensor, reverse: bool, size: int, pad: float = 0.0) -> Tensor:
         x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing_tokens), value=pad)
     batch, length, *rest = x.shape
     return x.reshape(batch, length // size, size, *rest).movedim(3, 1).contiguous()
+
+
+def _running_sum(x: Tensor) -> Tensor:
+    """Over the last axis, as a product: CUDA's cumsum is not deterministic."""
+    size = x.shape[-1]
+    return x @ torch.ones(size, size, dtype=x.dtype, device=x.device).triu()
 
 
 def _whole(x: Tensor, reverse: bool, length: int) -> Tensor:
@@ -228,7 +235,7 @@ def _slopes(
     columns, through, dm_first = _route(chunks, columns, dexp - rows, dm - crossing[..., -1])
     ddecay = dexp - columns
     ddecay[..., -1] += crossing[..., 1:] + through[..., 1:]
-    ddecay = ddecay.flip(-1).cumsum(-1).flip(-1)
+    ddecay = _running_sum(ddecay.flip(-1)).flip(-1)
     dk = dk * k.shape[-1] ** -0.5
     whole = [_whole(x, reverse, length) for x in (dq, dk, dv, columns, ddecay)]
     dfgate = whole[4] * torch.sigmoid(-fgate)
@@ -306,9 +313,10 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 def _differentiate(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
     q, k, v, igate, fgate, m, Cs, ns, numerator, norm = ctx.saved_tensors
-    found = slopes_of_sums(
-        q, k, v, igate, fgate, m, ctx.reverse, ctx.chunk_tokens, Cs, ns, numerator, norm, *given[:6]
-    )  # fmt: skip
+    with torch.autocast(q.device.type, enabled=False):
+        found = slopes_of_sums(
+            q, k, v, igate, fgate, m, ctx.reverse, ctx.chunk_tokens, Cs, ns, numerator, norm, *given[:6]
+        )  # fmt: skip
     return (*found, None, None)
 
 
