@@ -8,7 +8,7 @@ from chargaff.errors import BackendError, InputError
 from chargaff.ops import mlstm as op
 from chargaff.ops.mlstm import MlstmState, mlstm, start_state
 from chargaff.ops.mlstm.reference import parallel_form
-from tests.ops.kernels import assert_close, fast_backends, strided, tolerance
+from tests.ops.kernels import assert_close, fast_backends, strided
 
 BACKENDS = fast_backends(op)
 STATE = MlstmState._fields
@@ -19,6 +19,7 @@ FORMS = {
 }
 
 TOLERANCE = 5e-5  # sums over up to 300 positions, divided by a norm that is ten times smaller than its parts
+BFLOAT16 = 5e-3  # 8 bits
 
 
 def cell_inputs(
@@ -98,14 +99,13 @@ def test_equals_the_reference_at_any_length(backend, device, length, form, rever
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
 @pytest.mark.parametrize("form", FORMS)
 def test_one_position_equals_the_reference(backend, device, form):
-    """The only gate there is has no effect on the output, but one on the state."""
-    actual, expected = (f(cell_inputs(1, device=device), **FORMS[form]) for f in (partial_results(backend), truth))
-    assert (actual.pop("dfgate").double().cpu() - expected.pop("dfgate")).abs().max() < 1e-5
+    """What it is weighted with cancels in h, which is nearly v: gradients are held against those of v."""
+    inputs = cell_inputs(1, device=device)
+    actual, expected = results(inputs, backend=backend, **FORMS[form]), truth(inputs, **FORMS[form])
+    largest = expected["dv"].abs().max()
+    for name in ("dq", "dk", "digate", "dfgate"):
+        assert (actual.pop(name).double().cpu() - expected.pop(name).cpu()).abs().max() <= TOLERANCE * largest, name
     assert_close(actual, expected, TOLERANCE)
-
-
-def partial_results(backend: str):
-    return lambda inputs, **options: results(inputs, backend=backend, **options)
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
@@ -128,7 +128,7 @@ def test_bfloat16_is_computed_in_float32(backend, device):
     actual = results(inputs, backend=backend)
     assert actual["h"].dtype == torch.bfloat16
     assert actual["last C"].dtype == torch.float32
-    assert_close(actual, truth(inputs), tolerance(torch.bfloat16, TOLERANCE))
+    assert_close(actual, truth(inputs), BFLOAT16)
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)

@@ -80,12 +80,12 @@ def _forward(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The sums, then with `keep` the states between chunks, else three times nothing."""
-    from chargaff.ops.mlstm import cpu_kernels
+    from chargaff.ops.mlstm.cpu_forward import forward
 
     width = q.shape[3]
     kept = _room(q, keep, chunk_tokens)
     state = (_square(C), _wide(n), m.clone())
-    numerator, norm, exponent = cpu_kernels.forward(
+    numerator, norm, exponent = forward(
         (q, k, v, igate, fgate), state, kept, reverse, chunk_tokens
     )  # fmt: skip
     last = _cut(state[0], width), state[1][..., :width].contiguous()
@@ -94,7 +94,7 @@ def _forward(
 
 def _room(q: Tensor, keep: bool, chunk_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     """Uninitialised memory for C, n, m between the chunks."""
-    from chargaff.ops.mlstm.cpu_kernels import padded_width
+    from chargaff.ops.mlstm.cpu_tiles import padded_width
 
     batch, length, heads, width = q.shape
     wide, size = padded_width(width), min(chunk_tokens, length)
@@ -107,7 +107,7 @@ def _room(q: Tensor, keep: bool, chunk_tokens: int) -> tuple[Tensor, Tensor, Ten
 
 def _wide(x: Tensor) -> Tensor:
     """A dense copy, padded in the last axis to whole tiles."""
-    from chargaff.ops.mlstm.cpu_kernels import padded_width
+    from chargaff.ops.mlstm.cpu_tiles import padded_width
 
     width = x.shape[-1]
     return F.pad(x, (0, padded_width(width) - width)).contiguous()
@@ -161,11 +161,11 @@ def _backward(
     dm: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, igate, fgate, C, n, m."""
-    from chargaff.ops.mlstm import cpu_kernels
+    from chargaff.ops.mlstm.cpu_backward import backward
 
     width = q.shape[3]
     state = (_square(dC), _wide(dn), dm.clone())
-    found = cpu_kernels.backward(
+    found = backward(
         (q, k, v, igate, fgate), (kept_C, kept_n, kept_m), (numerator, norm), (dnumerator, dnorm, dexponent), state,
         reverse, chunk_tokens,
     )  # fmt: skip
