@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from chargaff.errors import CheckpointError, ConfigError, InputError
+from chargaff.errors import CheckpointError, ConfigError
 from chargaff.families.protocol import Encoded
 from chargaff.families.xlstm import FAMILY
 from chargaff.families.xlstm.config import XLstmConfig
 from chargaff.families.xlstm.layouts import read, write_hub, write_training
-from chargaff.families.xlstm.model import Block, XLstm, init_weights, make_lm_head
+from chargaff.families.xlstm.model import Block, init_weights, make_backbone, make_lm_head
 
 SLSTM = {"s_lstm_at": "all", "s_proj_factor": 1.1, "s_round_proj_up_dim_up": False, "s_round_proj_up_to_multiple_of": 8}
 SMALL = {"d_model": 32, "n_layer": 2}
@@ -28,7 +28,7 @@ class Lm(nn.Module):
 
     def __init__(self, config: XLstmConfig) -> None:
         super().__init__()
-        self.backbone = XLstm(config)
+        self.backbone = make_backbone(config)
         self.head = make_lm_head(config, self.backbone)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -229,8 +229,8 @@ def test_the_carried_state_has_one_size_and_counts_positions(values):
 def test_models_that_read_later_tokens_have_no_state(values):
     backbone = fresh(**values).backbone
     assert backbone.rule.padding == "never"
-    with pytest.raises(InputError, match="only causal models carry a state"):
-        backbone.init_state(1)
+    assert not hasattr(backbone, "init_state")
+    assert not hasattr(backbone, "forward_chunk")
 
 
 def test_a_convolution_that_no_block_has_does_not_decide_about_causality():
@@ -354,7 +354,7 @@ def test_fresh_weights_have_the_published_distributions():
 @pytest.mark.parametrize(("index", "power"), [(0, 0.3), (1, 0.95), (2, 1.6)])
 def test_forget_bias_of_slstm_falls_with_a_power_of_the_depth(index, power):
     config = XLstmConfig(d_model=256, n_layer=3, s_lstm_at="all")
-    backbone = XLstm(config)
+    backbone = make_backbone(config)
     init_weights(backbone, config)
     _, bias = backbone.blocks[index].layer.slstm_cell()
     place = torch.arange(64) / 63
@@ -364,14 +364,14 @@ def test_forget_bias_of_slstm_falls_with_a_power_of_the_depth(index, power):
 
 def test_one_channel_heads_have_a_forget_bias():
     config = XLstmConfig(d_model=64, n_layer=1, s_lstm_at="all", s_num_heads=64)
-    backbone = XLstm(config)
+    backbone = make_backbone(config)
     init_weights(backbone, config)
     assert backbone.blocks[0].layer.slstm_cell()[1][:, 1].eq(5).all()
 
 
 def test_the_depth_can_be_let_into_the_output_maps():
     config = XLstmConfig(d_model=256, n_layer=4, m_proj_down_init="depth")
-    backbone = XLstm(config)
+    backbone = make_backbone(config)
     init_weights(backbone, config)
     assert std(backbone.blocks[0].layer.proj_down.weight) == pytest.approx(2 / 16 / 4, rel=0.05)
 
