@@ -102,7 +102,7 @@ def _source_slopes(
 
 
 @part
-def _deliver(rows: Any, scale: float, size: int, target: Any, b: int, start: int, h: int) -> None:
+def _deliver(rows: Any, scale: Any, size: int, target: Any, b: int, start: int, h: int) -> None:
     """target at positions start, ... = scale times rows."""
     width = target.shape[3]
     factor = splat(scale)
@@ -112,9 +112,7 @@ def _deliver(rows: Any, scale: float, size: int, target: Any, b: int, start: int
 
 
 @part
-def _earlier_state(
-    dC: Any, dn: Any, q: Any, slopes: Any, norm_slopes: Any, width: int, size: int, decay: float
-) -> None:
+def _earlier_state(dC: Any, dn: Any, q: Any, slopes: Any, norm_slopes: Any, width: int, size: int, decay: Any) -> None:
     """dC = decay dC + q.T @ slopes and dn alike, with q already times the weight of the state."""
     old = splat(decay)
     for i in range(0, width, ROWS):
@@ -187,7 +185,7 @@ def _backward_task(
     turned_keys, turned_values = matrix(W, S), matrix(W, S)
     turned_C, turned_dC = matrix(W, W), matrix(W, W)
     scores, dscores = matrix(S, S), matrix(S, S)
-    offset, source, top = scratch(S), scratch(S), scratch(S)
+    m_rows, source, top = scratch(S), matrix(2, S), matrix(2, S)
     from_state, into_state, winner = scratch(S), scratch(S), np.empty(S, np.int64)
     norm_slopes, exponent_slopes, top_slopes, columns = scratch(S), scratch(S), scratch(S), scratch(S)
     nothing = matrix(1, W)
@@ -207,7 +205,7 @@ def _backward_task(
         fetch(numerator, b, start, h, size, one, outputs)
         fetch(dnumerator, b, start, h, size, one, slopes)
         exponents(
-            igate, fgate, b, start, h, size, m, offset, source, top, winner, from_state, into_state
+            igate, fgate, b, start, h, size, m, m_rows, source, top, winner, from_state, into_state
         )  # fmt: skip
         for t in range(S):
             norm_slopes[t] = dnorm[b, start + t, h] if t < size else np.float32(0.0)
@@ -271,7 +269,7 @@ def backward(
     state_slopes: tuple[Tensor, ...],
     reverse: bool,
     chunk_tokens: int,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v, igate, fgate.
 
     Args:
@@ -279,7 +277,8 @@ def backward(
         slopes: gradients of numerator (with adjacent channels), norm and exponent.
         state_slopes: gradients of the last C, n, m, padded as `forward` has them; becomes that of the first.
     """
-    results = tuple(torch.empty(x.shape) for x in inputs)
+    q, k, v, igate, fgate = (torch.empty(x.shape) for x in inputs)
+    results = q, k, v, igate, fgate
     rows = [view(x, backwards=reverse) for x in inputs]
     more = [view(x, backwards=reverse) for x in (*outputs, *slopes, *results)]
     launch(

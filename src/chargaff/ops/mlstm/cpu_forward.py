@@ -70,7 +70,7 @@ def _rows_of_output(
 
 
 @part
-def _next_state(C: Any, n: Any, k: Any, v: Any, width: int, size: int, decay: float) -> None:
+def _next_state(C: Any, n: Any, k: Any, v: Any, width: int, size: int, decay: Any) -> None:
     """C = decay C + k.T @ v and n alike, with k already times its weights."""
     old = splat(decay)
     for i in range(0, width, ROWS):
@@ -98,7 +98,7 @@ def _forward_task(
     queries, keys = matrix(S, W), matrix(S, W)
     values, turned = matrix(S, W), matrix(W, S)
     scores = matrix(S, S)
-    offset, source, top = scratch(S), scratch(S), scratch(S)
+    m_rows, source, top = scratch(S), matrix(2, S), matrix(2, S)
     from_state, into_state, winner = scratch(S), scratch(S), np.empty(S, np.int64)
     numbers = numbers_to(S)
     scale = np.float32(1.0 / np.sqrt(width))
@@ -112,7 +112,7 @@ def _forward_task(
         fetch(k, b, start, h, size, scale, keys)
         fetch(v, b, start, h, size, np.float32(1.0), values)
         exponents(
-            igate, fgate, b, start, h, size, m[b, h], offset, source, top, winner, from_state, into_state
+            igate, fgate, b, start, h, size, m[b, h], m_rows, source, top, winner, from_state, into_state
         )  # fmt: skip
         turn(keys, S, width, turned)
         _scores(queries, turned, width, size, source, top, numbers, scores)
@@ -123,10 +123,10 @@ def _forward_task(
             for s in range(0, t + 1, LANES):
                 sums = sums + load(scores, (t, s), LANES)
             norm[b, start + t, h] = total(sums) + dot(queries, t, n)
-            exponent[b, start + t, h] = offset[t] + top[t]
+            exponent[b, start + t, h] = m_rows[t]
         scale_rows(keys, into_state)
         _next_state(C, n, keys, values, width, size, from_state[size - 1])
-        m[b, h] = offset[size - 1] + top[size - 1]
+        m[b, h] = m_rows[size - 1]
     if kept_C.shape[0] > 0:
         number = (length + chunk - 1) // chunk
         copy_state(C, n, kept_C[b, h, number], kept_n[b, h, number])
@@ -170,7 +170,8 @@ def forward(
         kept: to be filled, see above; three empty tensors where no gradient follows.
     """
     batch, length, heads, width = inputs[0].shape
-    outputs = torch.empty(batch, length, heads, width), *(torch.empty(batch, length, heads) for _ in range(2))
+    gates = (batch, length, heads)
+    outputs = torch.empty(*gates, width), torch.empty(gates), torch.empty(gates)
     rows = [view(x, backwards=reverse) for x in (*inputs, *outputs)]
     launch(_forward_kernel(), min(chunk_tokens, length), *rows, *(view(x) for x in (*state, *kept)))
     return outputs

@@ -10,7 +10,7 @@ the order of the scan: C [B, H, N + 1, W, W], n [B, H, N + 1, W] and m [B, H, N 
 the last.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numba import types
@@ -79,7 +79,7 @@ def turn(A: Any, rows: int, columns: int, turned: Any) -> None:
 
 
 @part
-def fetch(source: Any, b: int, t: int, h: int, size: int, scale: float, rows: Any) -> None:
+def fetch(source: Any, b: int, t: int, h: int, size: int, scale: Any, rows: Any) -> None:
     """rows = scale times positions t to t + size - 1; zero beyond."""
     width = source.shape[3]
     factor = splat(scale)
@@ -91,39 +91,51 @@ def fetch(source: Any, b: int, t: int, h: int, size: int, scale: float, rows: An
 
 @part
 def exponents(
-    igate: Any, fgate: Any, b: int, t: int, h: int, size: int, m: float, offset: Any, source: Any, top: Any,
+    igate: Any, fgate: Any, b: int, t: int, h: int, size: int, m: float, exponent: Any, source: Any, top: Any,
     winner: Any, from_state: Any, into_state: Any,
 ) -> None:  # fmt: skip
-    """See `chunkwise`: b, a, M, and the weights of the old state in each position and of each position in the new one.
+    """See `chunkwise`: m, a, M, and the weights of the old state in each position and of each position in the new one.
 
-    winner holds, for each position, the index of the largest source so far, or -1 if the state's exponent m is larger.
+    a and M [2, S] are sums of two rows, a number and what rounding took from it. winner holds, for each position, the
+    index of the largest source so far, or -1 if the state's exponent m is larger.
     """
-    rounded = offset.shape[0]
+    rounded = exponent.shape[0]
     for s in range(rounded):
-        offset[s] = fgate[b, t + s, h] if s < size else np.float32(0.0)
+        exponent[s] = fgate[b, t + s, h] if s < size else np.float32(0.0)
     for s in range(0, rounded, LANES):
-        store(offset, (s,), LANES, splat(0.0) - softplus(splat(0.0) - load(offset, (s,), LANES)))
-    passed = np.float32(0.0)
-    largest, where = m, -1
+        store(exponent, (s,), LANES, splat(0.0) - softplus(splat(0.0) - load(exponent, (s,), LANES)))
+    passed, largest, where = np.float64(0.0), np.float64(m), -1
     for s in range(rounded):
-        if s >= size:
-            offset[s], source[s], top[s], winner[s] = passed, np.float32(-np.inf), largest, where
-            continue
-        passed += offset[s]
-        offset[s] = passed
-        source[s] = igate[b, t + s, h] - passed
-        if source[s] >= largest:
-            largest, where = source[s], s
-        top[s], winner[s] = largest, where
+        own = -np.inf
+        if s < size:
+            passed += np.float64(exponent[s])
+            own = np.float64(igate[b, t + s, h]) - passed
+            if own >= largest:
+                largest, where = own, s
+        exponent[s], winner[s] = np.float32(passed + largest), where
+        highest = np.float64(exponent[s]) - passed
+        _split(own, source, s)
+        _split(highest, top, s)
+        from_state[s] = np.float32(m - highest)
     for s in range(0, rounded, LANES):
-        store(from_state, (s,), LANES, exp(splat(m) - load(top, (s,), LANES)))
-        store(into_state, (s,), LANES, exp(load(source, (s,), LANES) - splat(largest)))
+        own = load(source, (0, s), LANES) - splat(top[0, size - 1])
+        own = own + (load(source, (1, s), LANES) - splat(top[1, size - 1]))
+        store(into_state, (s,), LANES, exp(own))
+        store(from_state, (s,), LANES, exp(load(from_state, (s,), LANES)))
+
+
+@inlined
+def _split(value: float, rows: Any, s: int) -> None:
+    """Column s of rows [2, S] = value, and what rounding takes from it."""
+    rows[0, s] = np.float32(value)
+    rows[1, s] = np.float32(value - np.float64(rows[0, s])) if value > -np.inf else np.float32(0.0)
 
 
 @inlined
 def weights(source: Any, top: Any, numbers: Any, t: int, s: int) -> Any:
     """Those of positions s to s + 15 in position t; zero for later ones."""
-    weight = exp(load(source, (s,), LANES) - splat(top[t]))
+    low = load(source, (1, s), LANES) - splat(top[1, t])
+    weight = exp((load(source, (0, s), LANES) - splat(top[0, t])) + low)
     return where_less(load(numbers, (s,), LANES), splat(t + 0.5), weight, splat(0.0))
 
 
@@ -174,8 +186,10 @@ def clear(rows: Any) -> None:
             store(rows, (i, j), LANES, splat(0.0))
 
 
-def array_type(dim: int, layout: str) -> Any:
-    return types.Array(types.float32, dim, layout)
+def array_type(dim: int, layout: Literal["A", "C"]) -> Any:
+    """Numba's type of a float32 array: layout "C" is dense, "A" has any strides."""
+    kind: Any = types.float32
+    return types.Array(kind, dim, layout)
 
 
 def padded_width(width: int) -> int:
