@@ -84,7 +84,7 @@ def _forward(
 
     width = q.shape[3]
     kept = _room(q, keep, chunk_tokens)
-    state = (_square(C), _wide(n), m.clone())
+    state = (_wide(C, 2), _wide(n), m.clone())
     numerator, norm, exponent = forward(
         (q, k, v, igate, fgate), state, kept, reverse, chunk_tokens
     )  # fmt: skip
@@ -105,17 +105,12 @@ def _room(q: Tensor, keep: bool, chunk_tokens: int) -> tuple[Tensor, Tensor, Ten
     return q.new_empty(*first, wide, wide), q.new_empty(*first, wide), q.new_empty(first)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """A dense copy, padded in the last axis to whole tiles."""
+def _wide(x: Tensor, axes: int = 1) -> Tensor:
+    """A dense copy, padded in its last `axes` axes of one width to whole tiles."""
     from chargaff.ops.mlstm.cpu_tiles import padded_width
 
-    width = x.shape[-1]
-    return F.pad(x, (0, padded_width(width) - width)).contiguous()
-
-
-def _square(C: Tensor) -> Tensor:
-    """The same in both axes."""
-    return _wide(_wide(C).transpose(2, 3)).transpose(2, 3).contiguous()
+    missing = padded_width(x.shape[-1]) - x.shape[-1]
+    return F.pad(x, (0, missing) * axes).contiguous()
 
 
 def _cut(C: Tensor, width: int) -> Tensor:
@@ -164,7 +159,7 @@ def _backward(
     from chargaff.ops.mlstm.cpu_backward import backward
 
     width = q.shape[3]
-    state = (_square(dC), _wide(dn), dm.clone())
+    state = (_wide(dC, 2), _wide(dn), dm.clone())
     found = backward(
         (q, k, v, igate, fgate), (kept_C, kept_n, kept_m), (numerator, norm), (dnumerator, dnorm, dexponent), state,
         reverse, chunk_tokens,
