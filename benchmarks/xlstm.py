@@ -55,10 +55,9 @@ def over_lengths() -> Rows:
         memory[length] = (peak_kib() - before) / length
     rows = []
     for backward in (False, True):
-        first = 0.0
-        for length in LENGTHS:
-            (seconds,) = in_turn([partial(one_mlstm, 1, 4, length, backward)])
-            first = first or seconds / length
+        taken = in_turn([partial(one_mlstm, 1, 4, length, backward) for length in LENGTHS])
+        first = taken[0] / LENGTHS[0]
+        for length, seconds in zip(LENGTHS, taken, strict=True):
             factor = seconds / length / first
             if backward:
                 factor = max(factor, memory[length] / memory[LENGTHS[0]])
