@@ -12,6 +12,7 @@ from chargaff.families.xlstm import FAMILY
 from chargaff.families.xlstm.config import XLstmConfig
 from chargaff.families.xlstm.layouts import read, write_hub, write_training
 from chargaff.families.xlstm.model import Block, init_weights, make_backbone, make_lm_head
+from tests.families import literal_xlstm
 
 SLSTM = {"s_lstm_at": "all", "s_proj_factor": 1.1, "s_round_proj_up_dim_up": False, "s_round_proj_up_to_multiple_of": 8}
 SMALL = {"d_model": 32, "n_layer": 2}
@@ -115,6 +116,39 @@ def test_published_configs_with_shared_strands_are_read_in_the_published_convent
     assert XLstmConfig.from_json({"rcps": True}).rcps_convention == "reference"
     assert XLstmConfig.from_json({"rcps": True}, strict=True).rcps_convention == "exact"
     assert XLstmConfig.from_json({"rcps": True, "rcps_convention": "exact"}).rcps_convention == "exact"
+
+
+BOTH = {"bidirectional": True}
+OPTIONS = {
+    "chunkwise": {"m_backend": "chunkwise", "m_chunk_size": 5},
+    "rotary, biases, two heads": {"m_position_embeddings": True, "m_bias": True, "m_num_heads": 2},
+    "narrow blocks, odd convolution": {"m_qkv_proj_blocksize": 2, "m_conv1d_kernel_size": 3, "m_proj_factor": 4.0},
+    "looks ahead": {"m_conv1d_causal": False, "s_conv1d_causal": False, "s_lstm_at": [1], "s_conv1d_kernel_size": 5},
+    "looks ahead, both ways": {"m_conv1d_causal": False, "s_conv1d_causal": False, "s_lstm_at": [1], **BOTH},
+    "hybrid, both ways": {"s_lstm_at": [0], "m_position_embeddings": True, **BOTH},
+    "hybrid, alternating": {"s_lstm_at": [1], **BOTH, "bidirectional_alternating": True, "m_position_embeddings": True},
+    "hybrid, native": {"s_lstm_at": [0], **BOTH, "m_backend_bidirectional": True, "m_bias": True},
+    "native with chunks": {**BOTH, "m_backend_bidirectional": True, "m_backend": "chunkwise"},
+    "native is not alternating": {**BOTH, "m_backend_bidirectional": True, "bidirectional_alternating": True},
+    "slstm without convolution": {**SLSTM, "s_conv1d_kernel_size": 0, "s_num_heads": 2},
+    "hybrid with positions": {"s_lstm_at": [1], "s_position_embeddings": True},
+    "strands": {**SLSTM, "rcps": True},
+    "strands, both ways": {**SLSTM, "rcps": True, **BOTH, "s_conv1d_causal": False},
+    "strands, alternating": {**SLSTM, "rcps": True, **BOTH, "bidirectional_alternating": True},
+    "strands, exact": {**SLSTM, "rcps": True, "rcps_convention": "exact", **BOTH},
+    "strands of mlstm": {"rcps": True, "rcps_convention": "exact", "s_lstm_at": [0], "m_position_embeddings": True},
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_every_option_does_what_the_fact_sheet_says(options):
+    convention = {"rcps_convention": "reference", **options} if options.get("rcps") else options
+    model = fresh(**convention).double()
+    config = model.backbone.config
+    expected = literal_xlstm.logits(write_hub(model.state_dict(), config), config, tokens(19))
+    encoded = model.backbone(tokens(19))
+    assert torch.allclose(model.head(encoded).double(), expected, rtol=0, atol=1e-6 * expected.abs().max())
 
 
 @pytest.mark.parametrize("mode", MODES)
