@@ -8,10 +8,10 @@ from torch.nn import functional
 from chargaff.errors import BackendError, InputError
 from chargaff.ops import causal_conv1d as op
 from chargaff.ops.causal_conv1d import causal_conv1d
-from tests.ops.kernels import assert_close, fast_backends, strided
+from tests.ops.kernels import INTERPRETED, assert_close, fast_backends, strided, tolerance
 
 BACKENDS = fast_backends(op)
-TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 5e-3}  # sums of up to 2 x 777 products; 8 bits of a bfloat16
+TOLERANCE = 5e-6  # sums of up to 2 x 777 products
 
 
 def conv_inputs(
@@ -51,13 +51,13 @@ def truth(inputs: dict[str, Tensor], **options: object) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("length", [1, 2, 63, 100, 128, 777])
+@pytest.mark.parametrize("length", [1, 2, 63, 100] if INTERPRETED else [1, 2, 63, 100, 128, 777])
 def test_equals_the_reference_at_any_length(backend, device, length, dtype, reverse):
     inputs = conv_inputs(length, dtype=dtype, device=device)
     slices = {name: strided(x) if x.dim() == 3 else x for name, x in inputs.items()}
     actual = conv_results(slices, backend=backend, reverse=reverse)
     assert actual["y"].dtype == dtype
-    assert_close(actual, truth(inputs, reverse=reverse), TOLERANCE[dtype])
+    assert_close(actual, truth(inputs, reverse=reverse), tolerance(dtype, TOLERANCE))
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
@@ -67,7 +67,7 @@ def test_equals_the_reference_at_any_length(backend, device, length, dtype, reve
 def test_absent_arguments_drop_out_for_any_number_of_taps(backend, device, given, taps, activation):
     inputs = conv_inputs(9, given, taps=taps, device=device)
     assert_close(
-        conv_results(inputs, backend=backend, activation=activation), truth(inputs, activation=activation), 5e-6
+        conv_results(inputs, backend=backend, activation=activation), truth(inputs, activation=activation), TOLERANCE
     )
 
 
@@ -116,7 +116,7 @@ def test_the_gradient_passes_through_the_state(backend, device):
         _, state = causal_conv1d(**{**tensors, "x": leaf[:, :2]}, return_state=True, backend=name)
         y = causal_conv1d(leaf[:, 2:], tensors["weight"], initial_state=state, backend=name)
         results.append({"dx": torch.autograd.grad(y.square().sum(), leaf)[0]})
-    assert_close(*results, 5e-6)
+    assert_close(*results, TOLERANCE)
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
@@ -143,7 +143,7 @@ def test_memory_layout_does_not_change_a_bit(backend, device, dtype):
         assert all(torch.equal(actual[key], expected[key]) for key in expected)
 
 
-@pytest.mark.parametrize(("backend", "device"), [b for b in BACKENDS if b.values[1] == "cpu"])
+@pytest.mark.parametrize(("backend", "device"), [b for b in BACKENDS if b.values[0] == "cpu"])
 def test_results_do_not_depend_on_threads(backend, device):
     inputs = conv_inputs(700, batch=3, width=150)
     results = []

@@ -12,15 +12,14 @@ from torch import Tensor
 from chargaff.errors import BackendError, InputError
 from chargaff.ops import selective_scan as op
 from chargaff.ops.selective_scan import selective_scan
-from tests.ops.kernels import assert_close, fast_backends, strided
+from tests.ops.kernels import INTERPRETED, assert_close, fast_backends, strided, tolerance
 
 BACKENDS = fast_backends(op)
 GOLDEN = Path(__file__).parent.parent / "goldens" / "data" / "caduceus" / "selective_scan.safetensors"
 ALONG_TIME = ("u", "delta", "B", "C", "z")
 OPTIONAL = ("D", "z", "delta_bias", "initial_state")
 
-# float32: a few roundings per step, and sums over up to 2 x 777 positions; bfloat16 results are rounded to 8 bits
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
+TOLERANCE = 1e-5  # a few roundings per step, and sums over up to 2 x 777 positions
 
 
 def scan_inputs(
@@ -74,29 +73,35 @@ def truth(inputs: dict[str, Tensor], **options: bool) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("length", [1, 63, 100, 777])
+@pytest.mark.parametrize("length", [1, 33] if INTERPRETED else [1, 63, 100, 777])
 def test_equals_the_reference_at_any_length(backend, device, length, dtype, reverse):
     inputs = scan_inputs(length, dtype=dtype, device=device)
     slices = {name: strided(x) if x.dim() == 3 and name != "initial_state" else x for name, x in inputs.items()}
     actual = scan_results(slices, backend=backend, reverse=reverse)
     assert actual["y"].dtype == dtype
     assert actual["state"].dtype == torch.float32
-    assert_close(actual, truth(inputs, reverse=reverse), TOLERANCE[dtype])
+    assert_close(actual, truth(inputs, reverse=reverse), tolerance(dtype, TOLERANCE))
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
 @pytest.mark.parametrize("softplus", [False, True])
-@pytest.mark.parametrize("given", [c for k in range(5) for c in itertools.combinations(OPTIONAL, k)], ids="+".join)
+@pytest.mark.parametrize(
+    "given",
+    [c for k in range(0, 5, 4 if INTERPRETED else 1) for c in itertools.combinations(OPTIONAL, k)],
+    ids="+".join,
+)
 def test_absent_arguments_drop_out(backend, device, given, softplus):
     inputs = scan_inputs(9, given, device=device)
-    assert_close(scan_results(inputs, backend=backend, softplus=softplus), truth(inputs, softplus=softplus), 1e-5)
+    assert_close(scan_results(inputs, backend=backend, softplus=softplus), truth(inputs, softplus=softplus), TOLERANCE)
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
-@pytest.mark.parametrize(("batch", "width", "states"), [(1, 1, 1), (3, 16, 16), (1, 200, 3), (2, 33, 64)])
+@pytest.mark.parametrize(
+    ("batch", "width", "states"), [(1, 1, 1), (3, 16, 16), (1, 200, 3), (2, 33, 64)][: 1 if INTERPRETED else 4]
+)
 def test_any_batch_width_and_state_size(backend, device, batch, width, states):
     inputs = scan_inputs(40, batch=batch, width=width, states=states, device=device)
-    assert_close(scan_results(inputs, backend=backend), truth(inputs), 1e-5)
+    assert_close(scan_results(inputs, backend=backend), truth(inputs), TOLERANCE)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -121,20 +126,20 @@ def test_equals_the_published_operator(backend, device):
     loss = (y * ours["input.cotangent"].to(device)).sum()
     gradients = torch.autograd.grad(loss, list(leaves.values()))
     actual = {"output.out": y, "output.last_state": state, "output.loss": loss}
-    assert_close(actual, {name: ours[name] for name in actual}, 1e-5)
+    assert_close(actual, {name: ours[name] for name in actual}, TOLERANCE)
     actual = {f"grad.{name}": g for name, g in zip(leaves, gradients, strict=True)}
     assert_close(actual, {name: ours[name] for name in actual}, 1e-4)
 
 
 @pytest.mark.parametrize(("backend", "device"), [*BACKENDS, ("reference", "cpu")])
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("chunk", [1, 7, 64])
+@pytest.mark.parametrize("chunk", [7] if INTERPRETED else [1, 7, 64])
 def test_chunks_that_pass_their_state_on_equal_one_pass(backend, device, chunk, reverse):
-    inputs = scan_inputs(130, width=20, device=device)
+    inputs = scan_inputs(30 if INTERPRETED else 130, width=20, device=device)
     whole = scan_results(inputs, backend=backend, reverse=reverse)
     leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
     state, pieces = leaves["initial_state"], []
-    starts = range(0, 130, chunk)
+    starts = range(0, leaves["u"].shape[1], chunk)
     for start in reversed(starts) if reverse else starts:
         piece = {n: x[:, start : start + chunk] if n in ALONG_TIME else x for n, x in leaves.items()}
         piece["initial_state"] = state
@@ -146,7 +151,7 @@ def test_chunks_that_pass_their_state_on_equal_one_pass(backend, device, chunk, 
     loss = loss + (state * torch.randn(state.shape, generator=rng).to(state)).sum()
     gradients = torch.autograd.grad(loss, list(leaves.values()))
     chunked = {"y": y, "state": state, **{f"d{n}": g for n, g in zip(leaves, gradients, strict=True)}}
-    assert_close(chunked, whole, 1e-5)
+    assert_close(chunked, whole, TOLERANCE)
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
@@ -185,7 +190,7 @@ def test_broadcast_inputs_are_read_in_place(backend, device):
     )
 
 
-@pytest.mark.parametrize(("backend", "device"), [b for b in BACKENDS if b.values[1] == "cpu"])
+@pytest.mark.parametrize(("backend", "device"), [b for b in BACKENDS if b.values[0] == "cpu"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_results_do_not_depend_on_threads(backend, device, dtype):
     inputs = scan_inputs(200, batch=3, width=150, dtype=dtype)
@@ -220,7 +225,7 @@ def test_either_result_can_be_left_unused(backend, device):
             leaf = tensors["delta"].detach().requires_grad_()
             both = selective_scan(**{**tensors, "delta": leaf}, softplus=True, return_state=True, backend=name)
             gradients.append({"ddelta": torch.autograd.grad(both[kept].sum(), leaf)[0]})
-        assert_close(*gradients, 1e-5)
+        assert_close(*gradients, TOLERANCE)
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
@@ -234,7 +239,7 @@ def test_mixed_types_are_widened(backend, device, u, delta):
     actual = scan_results(inputs, backend=backend)
     assert actual["y"].dtype == actual["du"].dtype == u
     assert actual["ddelta"].dtype == delta
-    assert_close(actual, truth(inputs), 5e-3 if torch.bfloat16 in (u, delta) else 1e-3)
+    assert_close(actual, truth(inputs), tolerance(torch.bfloat16, TOLERANCE) if torch.bfloat16 in (u, delta) else 1e-3)
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
@@ -275,7 +280,7 @@ def test_extreme_step_sizes_stay_finite(backend, device):
     expected = truth(inputs)
     actual = scan_results(inputs, backend=backend)
     assert all(x.isfinite().all() for x in actual.values())
-    assert_close(actual, expected, 1e-5)
+    assert_close(actual, expected, TOLERANCE)
 
 
 @pytest.mark.parametrize(("backend", "device"), [*BACKENDS, ("reference", "cpu")])

@@ -87,6 +87,14 @@ def test_other_poolings_pick_on_each_strand_in_its_own_direction(model, pooling,
     assert relative(one.vectors, per_record(forward, pick)) < CLOSE
 
 
+@pytest.mark.parametrize("overlap_bp", [0, 16])
+def test_the_centre_of_a_record_is_its_middle_base_or_two(model, overlap_bp):
+    bases = embed(model, RECORDS, EmbedOptions(pooling="none", overlap_bp=overlap_bp))
+    found = embed(model, RECORDS, EmbedOptions(pooling="centre", overlap_bp=overlap_bp))
+    wanted = per_record(bases, lambda rows: rows[(len(rows) - 1) // 2 : len(rows) // 2 + 1].mean(0))
+    assert relative(found.vectors, wanted) < CLOSE
+
+
 def test_each_base_comes_from_the_window_it_lies_deeper_in(model):
     sequence = random_bases(100, seed=9)
     whole = embed(model, [sequence], EmbedOptions(pooling="none", overlap_bp=20)).vectors

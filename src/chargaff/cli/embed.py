@@ -10,7 +10,7 @@ from chargaff.cli.main import ExitCode, progress
 
 _LOG = logging.getLogger(__name__)
 
-Pool = Literal["mean", "mean-all", "max", "first", "last", "cls", "none"]
+Pool = Literal["mean", "mean-all", "max", "first", "last", "centre", "cls", "none"]
 
 
 def run(

@@ -55,6 +55,20 @@ class WindowPlan:
         """[W] kept bases; they add up to the length of each record."""
         return self.keep_stop_bp - self.keep_start_bp
 
+    def middle_only(self, length_bp: NDArray[np.int64]) -> WindowPlan:
+        """The windows that keep the middle base of their record (one of the two middle ones), and nothing else kept.
+
+        Args:
+            length_bp: [R].
+        """
+        length = length_bp[self.record]
+        first, stop = (length - 1) // 2 - self.start_bp, length // 2 + 1 - self.start_bp
+        keep_start, keep_stop = np.maximum(self.keep_start_bp, first), np.minimum(self.keep_stop_bp, stop)
+        ours = keep_start < keep_stop
+        return WindowPlan(
+            self.record[ours], self.start_bp[ours], self.length_bp[ours], keep_start[ours], keep_stop[ours]
+        )
+
 
 def plan_windows(length_bp: ArrayLike, window_bp: int, overlap_bp: int = 0) -> WindowPlan:
     """Windows of `window_bp` that cover each record, neighbours sharing `overlap_bp`.

@@ -15,7 +15,7 @@ from chargaff.errors import ConfigError
 from chargaff.families import list_families
 
 HEADS = ("lm", "sequence", "token", "segmentation", "none")
-POOLINGS = ("mean", "mean-all", "max", "first", "last", "cls", "none")
+POOLINGS = ("mean", "mean-all", "max", "first", "last", "centre", "cls", "none")
 STRANDS = ("equivariant", "conjoined", "averaged", "forward-only")
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -8,7 +8,7 @@ from torch import Tensor
 from chargaff.errors import ConfigError
 from chargaff.nn.encoded import Encoded
 
-Pooling = Literal["mean", "mean-all", "max", "first", "last", "cls", "none"]
+Pooling = Literal["mean", "mean-all", "max", "first", "last", "centre", "cls", "none"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 
@@ -19,7 +19,8 @@ def pool(hidden: Tensor, mask: Tensor | None, how: str) -> Tensor:
         hidden: [B, T, D].
         mask: [B, T], True (or a positive weight, such as the bases a token covers) where a position counts; None: all.
         how: "mean" and "mean-all" average in float32 (they differ in the mask the caller passes), "max", "first" and
-            "last" position that counts, "cls" the first column whatever the mask, "none" leaves [B, T, D].
+            "last" position that counts, "centre" the middle one or the mean of the two middle ones, "cls" the first
+            column whatever the mask, "none" leaves [B, T, D].
 
     Returns:
         [B, D] in the dtype of `hidden`; a row without any counting position gives zeros.
@@ -42,6 +43,8 @@ def pool(hidden: Tensor, mask: Tensor | None, how: str) -> Tensor:
         return best.masked_fill(~counts.any(1, keepdim=True), 0)
     if how in ("first", "last"):
         return _edge(hidden, mask, is_last=how == "last")
+    if how == "centre":
+        return _centre(hidden, mask)
     raise ConfigError(f"pooling: expected one of {', '.join(POOLINGS)}, got {how!r}")
 
 
@@ -54,6 +57,18 @@ def _edge(hidden: Tensor, mask: Tensor | None, *, is_last: bool) -> Tensor:
     column = (counts * order).argmax(1)  # [B]
     row = hidden.gather(1, column.view(-1, 1, 1).expand(-1, 1, hidden.shape[2])).squeeze(1)
     return row.masked_fill(~counts.any(1, keepdim=True), 0)
+
+
+def _centre(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        tokens = hidden.shape[1]
+        return (hidden[:, (tokens - 1) // 2] + hidden[:, tokens // 2]) / 2
+    counts = mask > 0
+    num, rank = counts.sum(1, keepdim=True), counts.cumsum(1)
+    columns = torch.cat([(rank <= k).sum(1, keepdim=True) for k in ((num - 1) // 2, num // 2)], 1)  # [B, 2]
+    columns = columns.clamp_max(hidden.shape[1] - 1)
+    middle = hidden.gather(1, columns.unsqueeze(-1).expand(-1, -1, hidden.shape[2])).sum(1) / 2
+    return middle.masked_fill(num == 0, 0)
 
 
 def pool_strands(encoded: Encoded, mask: Tensor | None, how: str) -> tuple[Tensor, ...]:

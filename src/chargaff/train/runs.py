@@ -78,7 +78,8 @@ class SequenceTaskTable(Table):
     """One answer per sequence."""
 
     kind: Literal["sequence"]
-    pooling: Literal["mean", "max", "first", "last", "cls"] = "mean"
+    pooling: Literal["mean", "max", "first", "last", "centre", "cls"] = "mean"
+    """centre: the middle position, for windows around a site."""
     strands: Literal["forward", "augment", "conjoin-eval", "conjoin"] = "forward"
     """forward: as given. augment: in training either strand, at random. conjoin-eval: the same, and in evaluation both,
     averaged. conjoin: both, averaged, always. Equivariant models see both strands whatever is said here."""

@@ -57,7 +57,7 @@ class EmbedOptions:
     """What to compute; None takes what the checkpoint says."""
 
     pooling: str | None = None
-    """mean, mean-all, max, first, last, cls, or none for one vector a base (see `nn.pooling.pool`)."""
+    """mean, mean-all, max, first, last, centre, cls, or none for one vector a base (see `nn.pooling.pool`)."""
     layer: int | None = None
     """None: final states; k: the residual stream after block k (0: the embedding)."""
     strands: Literal["forward", "both"] | None = None

@@ -121,6 +121,8 @@ def make_plan(model: Model, sequences: Sequences, rows: NDArray[np.int64], readi
         raise ConfigError(f"{model.spec.family}: models with a fixed input length or step are not supported here")
     length_bp = sequences.length_bp[rows]
     windows = plan_windows(length_bp, reading.window_bp, reading.overlap_bp)
+    if reading.pooling == "centre":
+        windows = windows.middle_only(length_bp)
     tokenizer = reading_tokenizer(model, reading)
     if tokenizer.complement is not None:
         num_special = len(tokenizer.encode(np.zeros(0, np.uint8), special=reading.special_tokens))
@@ -208,7 +210,8 @@ def read_batch(model: Model, batch: WindowBatch, *, reading: Reading) -> Tensor:
     dtype = torch.bfloat16 if reading.dtype == "bfloat16" else None
     with autocast(model.device, dtype):
         encoded = _read_strands(model, tokens, mask, reading)
-    parts = pool_strands(encoded, _pool_weight(batch, reading, model.device), reading.pooling)
+    how = "mean" if reading.pooling == "centre" else reading.pooling  # windows keep no base but the middle
+    parts = pool_strands(encoded, _pool_weight(batch, reading, model.device), how)
     if reading.num_strand_rows == 2:
         return torch.stack(parts, 1)
     mean = parts[0] if len(parts) == 1 else (parts[0] + parts[1]) / 2
@@ -218,8 +221,8 @@ def read_batch(model: Model, batch: WindowBatch, *, reading: Reading) -> Tensor:
 def combine_windows(values: NDArray[np.float32], plan: Plan, record: slice, pooling: str) -> NDArray[np.float32]:
     """One vector a record from those of its windows.
 
-    "mean", "mean-all" and "cls" average, weighted by the bases each window keeps. The others pick on each strand, the
-    largest value or that of the window at the strand's end, and then average the strands.
+    "mean", "mean-all", "centre" and "cls" average, weighted by the bases each window keeps. The others pick on each
+    strand, the largest value or that of the window at the strand's end, and then average the strands.
 
     Args:
         values: [W, S, D] of all windows of these records.

@@ -29,7 +29,10 @@ class Inputs:
 
 
 class Kernels(Protocol):
-    """A module with the two directions. States are kept at the start of every block of steps, in the order scanned."""
+    """A module with the two directions, never called with an empty u.
+
+    States are kept at the start of every block of steps, in the order scanned.
+    """
 
     def forward(self, inputs: Inputs, initial: Tensor, y: Tensor, last: Tensor, kept: Tensor) -> None:
         """Fill y [B, L, D], last [B, D, N] and, unless it is empty, kept [B, blocks, N, D]."""
@@ -62,7 +65,8 @@ def build(name: str, device: str, block: int, kernels: Callable[[], Kernels]) ->
     ) -> tuple[Tensor, Tensor, Tensor]:
         y, last, kept = scan_shapes(u, delta, A, B, C, D, z, bias, initial, softplus, reverse, keep)
         initial = torch.zeros_like(last) if initial is None else initial
-        kernels().forward(_filled(u, delta, A, B, C, D, z, bias, softplus, reverse), initial, y, last, kept)
+        if u.numel() > 0:
+            kernels().forward(_filled(u, delta, A, B, C, D, z, bias, softplus, reverse), initial, y, last, kept)
         return y, last, kept
 
     def scan_shapes(
@@ -99,6 +103,10 @@ def build(name: str, device: str, block: int, kernels: Callable[[], Kernels]) ->
         dy: Tensor,
         dlast: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        if u.numel() == 0:
+            du, ddelta, *others = _backward_shapes(u, delta, A, B, C, D, z, bias, softplus, reverse, kept, dy, dlast)
+            dA, dB, dC, dD, dz, dbias, dinitial = (torch.zeros_like(x) for x in others)
+            return du, ddelta, dA, dB, dC, dD, dz, dbias, dinitial
         return kernels().backward(_filled(u, delta, A, B, C, D, z, bias, softplus, reverse), kept, dy, dlast)
 
     def differentiate(ctx: Any, dy: Tensor | None, dlast: Tensor | None, _kept: None) -> tuple[Tensor | None, ...]:

@@ -1,0 +1,137 @@
+"""Writes what the bundled checkpoint is pre-trained on: one FASTA file of real genomes, and the places to leave out.
+
+    python examples/mini/corpus.py -o corpus
+
+Genomes come from Debian packages (`examples/fetch_genomes.py`). In `corpus/corpus.fa` a contig is named
+`species.contig`; from an organism other than human at most its first 10 Mb are taken, so that human DNA is more than
+half. `corpus/holdout.bed` holds the intervals of `examples/data/holdout.tsv.gz` under these names (0-based, end
+exclusive), wherever they lie in what was taken: pre-training drops each window that touches one of them. These
+intervals' own sequence goes to `corpus/heldout.fa`, for evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import hashlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from fetch_genomes import fetch
+
+from chargaff.io.fasta import Genome
+
+HOLDOUT = Path(__file__).resolve().parents[1] / "data" / "holdout.tsv.gz"
+LINE_BP = 100
+MAX_BP = 10_000_000
+
+SPECIES = {
+    "human_chr20": "Homo_sapiens",
+    "human_chrX": "Homo_sapiens",
+    "fly_chr2R": "Drosophila_melanogaster",
+    "worm_chrX": "Caenorhabditis_elegans",
+    "fungus_umaydis": "Ustilago_maydis",
+    "dictyostelium": "Dictyostelium_discoideum",
+    "plasmodium_falciparum": "Plasmodium_falciparum",
+    "plasmodium_knowlesi": "Plasmodium_knowlesi",
+    "escherichia_coli": "Escherichia_coli",
+    "helicobacter_pylori": "Helicobacter_pylori",
+    "staphylococcus_aureus": "Staphylococcus_aureus",
+    "vibrio_cholerae": "Vibrio_cholerae",
+    "klebsiella_pneumoniae": "Klebsiella_pneumoniae",
+    "mycobacterium_tuberculosis": "Mycobacterium_tuberculosis",
+    "streptococcus_suis": "Streptococcus_suis",
+}
+"""Genome (by its name in fetch_genomes.py) -> species, as the held-out list spells it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An interval of the held-out list, 0-based, end exclusive."""
+
+    species: str
+    contig: str
+    start: int
+    end: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=Path("corpus"), help="folder (default: corpus)")
+    parser.add_argument("--genomes", type=Path, help="folder of the fetched genomes (default: OUTPUT/genomes)")
+    options = parser.parse_args()
+    paths = fetch(list(SPECIES), options.genomes or options.output / "genomes")
+    options.output.mkdir(parents=True, exist_ok=True)
+    for path in write_corpus(dict(zip(SPECIES, paths, strict=True)), options.output):
+        print(f"{sha256(path)}  {path}")
+
+
+def write_corpus(genomes: dict[str, Path], folder: Path) -> tuple[Path, Path, Path]:
+    """(corpus.fa, holdout.bed, heldout.fa) in `folder`.
+
+    Raises:
+        SystemExit: an interval of the held-out list names a contig that its species' genome lacks.
+    """
+    paths = folder / "corpus.fa", folder / "holdout.bed", folder / "heldout.fa"
+    places = list(read_places())
+    with paths[0].open("wb") as corpus, paths[1].open("w") as bed, paths[2].open("wb") as held_out:
+        for name, path in genomes.items():
+            genome, species = Genome(path), SPECIES[name]
+            room = sys.maxsize if species == "Homo_sapiens" else MAX_BP
+            for contig, length_bp in zip(genome.contigs, genome.lengths_bp.tolist(), strict=True):
+                taken_bp = min(length_bp, room)
+                room -= taken_bp
+                if taken_bp:
+                    write_record(corpus, f"{species}.{contig}", genome.fetch(contig, 0, taken_bp))
+                for place in places:
+                    if place.species == species and same_contig(place.contig, contig):
+                        start, end = place.start, min(place.end, length_bp)
+                        write_record(held_out, f"{species}.{contig}:{start}-{end}", genome.fetch(contig, start, end))
+                        if start < taken_bp:
+                            bed.write(f"{species}.{contig}\t{start}\t{min(end, taken_bp)}\n")
+            check_names(species, genomes, places)
+    return paths
+
+
+def write_record(file: BinaryIO, name: str, bases: NDArray[np.uint8]) -> None:
+    """One FASTA record."""
+    file.write(f">{name}\n".encode())
+    for start in range(0, len(bases), LINE_BP):
+        file.write(bases[start : start + LINE_BP].tobytes() + b"\n")
+
+
+def read_places() -> Iterator[Place]:
+    """The held-out list."""
+    with gzip.open(HOLDOUT, "rt") as file:
+        for row in csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t"):
+            yield Place(row["species"], row["source_sequence"], int(row["start"]), int(row["end"]))
+
+
+def same_contig(listed: str, contig: str) -> bool:
+    """Whether the list means this contig; it calls `Umaydis:chr11:1:+:690617` also `chr11`."""
+    return listed == contig or contig.startswith(f"Umaydis:{listed}:")
+
+
+def check_names(species: str, genomes: dict[str, Path], places: list[Place]) -> None:
+    """Stops at a held-out contig that no genome of the species has: its intervals would silently be trained on."""
+    contigs = [c for name, path in genomes.items() if SPECIES[name] == species for c in Genome(path).contigs]
+    for place in places:
+        if place.species == species and not any(same_contig(place.contig, contig) for contig in contigs):
+            sys.exit(f"{species}: held-out contig {place.contig!r} is not in the genome, which has {contigs[:5]}")
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    main()
