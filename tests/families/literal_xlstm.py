@@ -64,7 +64,12 @@ def block(params: Params, config: XLstmConfig, index: int, x: Tensor, native: bo
 
 
 def wrapped(
-    params: Params, prefix: str, config: XLstmConfig, function, x: Tensor, tells_strand: bool = False
+    params: Params,
+    prefix: str,
+    config: XLstmConfig,
+    function: Callable[..., Tensor],
+    x: Tensor,
+    tells_strand: bool = False,
 ) -> Tensor:
     """Sheet 3.9: out = [f(x1), rc(f(rc(x2)))]."""
     prefix += ".submodule." if config.rcps else "."
