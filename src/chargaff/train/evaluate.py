@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
 
 import torch
-from torch import nn
 
 from chargaff.data.batch import Batch
 from chargaff.data.rng import SampleRng
-from chargaff.model import Model
+from chargaff.model import Model, autocast, evaluating
 from chargaff.tasks.protocol import Metrics, Task
 
 EVALUATION_EPOCH = -1
@@ -29,7 +27,7 @@ def evaluate(
     """
     metrics = task.metrics()
     rng = SampleRng(seed, EVALUATION_EPOCH)
-    with evaluating(model), torch.no_grad(), autocast(model.device, precision):
+    with evaluating(model), torch.no_grad(), autocast(model.device, precision_dtype(precision)):
         for batch in batches:
             ready = task.prepare(batch.to(model.device), rng, is_training=False)
             metrics.update(ready, task.loss(model, ready))
@@ -40,22 +38,6 @@ def evaluate(
     return metrics
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in evaluation mode; the former mode is put back on exit, also after an error."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield model
-    finally:
-        model.train(was_training)
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """The context in which forward passes of this precision run."""
-    if precision == "32":
-        return nullcontext()
-    context: AbstractContextManager[None] = torch.autocast(
-        device.type, torch.bfloat16 if precision == "bf16-mixed" else torch.float16
-    )
-    return context
+def precision_dtype(precision: str) -> torch.dtype | None:
+    """Of matrix products at a training precision; None: as the weights are."""
+    return {"32": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[precision]

@@ -24,8 +24,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from chargaff.families.protocol import Backbone
-from chargaff.model import Model
-from chargaff.workflows.modes import autocast, evaluating
+from chargaff.model import Model, autocast, evaluating
 
 LONGEST_PROBE_TOKENS = 8192
 """Most tokens in a probe; with more, the cost per token hardly changes in models without attention."""

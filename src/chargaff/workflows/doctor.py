@@ -16,11 +16,10 @@ from torch import Tensor
 from chargaff import __version__
 from chargaff.families.protocol import Backbone
 from chargaff.hub.load import load
-from chargaff.model import Model
+from chargaff.model import Model, evaluating
 from chargaff.ops.dispatch import FORCED, list_backends
 from chargaff.seq.alphabet import reverse_complement
 from chargaff.workflows.cost import format_bytes, free_memory_bytes, measure_gemm_rate
-from chargaff.workflows.modes import evaluating
 
 PACKAGES = ("torch", "numpy", "numba", "lightning", "pyarrow", "pysam", "zarr", "safetensors", "huggingface_hub")
 TOLERANCE = 1e-4

@@ -19,10 +19,10 @@ from chargaff.data.windows import Padding, WindowPlan, plan_batches, plan_window
 from chargaff.errors import ConfigError, InputError
 from chargaff.hub.load import load
 from chargaff.io.writers import Column, open_writer, output_format
-from chargaff.model import Model
+from chargaff.model import Model, autocast, evaluating
 from chargaff.tasks.metrics import Problem
 from chargaff.tasks.sequence import SequenceTask
-from chargaff.train.evaluate import EVALUATION_EPOCH, autocast, evaluating
+from chargaff.train.evaluate import EVALUATION_EPOCH, precision_dtype
 from chargaff.workflows.cost import Cost, Workload, estimate_inference
 from chargaff.workflows.finetune import INPUT_NOTE, output_name, to_probabilities
 from chargaff.workflows.provenance import provenance
@@ -140,7 +140,7 @@ def predict(job: PredictJob, *, on_progress: Callable[[int], None] = lambda toke
     answers = np.zeros((len(job.windows), num_outputs), np.float32)
     rng = SampleRng(0, EVALUATION_EPOCH)
     precision = "bf16-mixed" if job.options.dtype == "bfloat16" else "32"
-    with evaluating(model), torch.inference_mode(), autocast(model.device, precision):
+    with evaluating(model), torch.inference_mode(), autocast(model.device, precision_dtype(precision)):
         for batch in job.batches:
             examples = [_example(job, int(number)) for number in batch]
             ready = job.task.prepare(collate(examples, batch).to(model.device), rng, is_training=False)

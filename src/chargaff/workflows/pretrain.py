@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
-import torch
-
 from chargaff.data.sources import GenomeWindows, Partition, open_windows
 from chargaff.errors import ConfigError
 from chargaff.model import Model
@@ -14,6 +12,7 @@ from chargaff.tasks.causal_lm import CausalLM
 from chargaff.tasks.masked_lm import MaskedLM, MaskingRule
 from chargaff.tokenizers.protocol import Tokenizer
 from chargaff.train.config import TrainSpec, stages_of
+from chargaff.train.evaluate import precision_dtype
 from chargaff.train.fit import FitResult, fit, is_first_process, plan_steps
 from chargaff.train.runs import CausalLMTable, GenomeTable, MaskedLMTable, PretrainRun, Splits, load_run
 from chargaff.workflows.cost import Cost, estimate_training
@@ -119,7 +118,7 @@ def step_cost(
         batch_size=rows,
         length_tokens=length_tokens,
         num_steps=num_steps * ceil(batch / spec.devices / rows),
-        dtype={"32": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[spec.precision],
+        dtype=precision_dtype(spec.precision),
         optimizer_moments={"sgd": int(spec.optim.momentum > 0)}.get(spec.optim.kind, 2),
     )
 

@@ -23,14 +23,13 @@ from torch import Tensor
 from chargaff.data.windows import WindowPlan, plan_batches, plan_windows
 from chargaff.errors import BackendError, ConfigError
 from chargaff.families.protocol import Backbone, InputRule
-from chargaff.model import Model
+from chargaff.model import Model, autocast, evaluating
 from chargaff.nn.encoded import Encoded
 from chargaff.nn.pooling import pool_strands
 from chargaff.seq.alphabet import upper
 from chargaff.tokenizers.char import CharTokenizer
 from chargaff.tokenizers.protocol import Tokenizer
 from chargaff.workflows.cost import Workload
-from chargaff.workflows.modes import autocast, evaluating
 from chargaff.workflows.sequences import Sequences
 
 _LOG = logging.getLogger(__name__)
