@@ -232,7 +232,7 @@ def test_second_process_and_full_disk_are_one_line(folder):
     first.communicate()
     assert second.returncode == 2
     assert f"is being written by another process (number {first.pid})" in errors.strip().splitlines()[-1]
-    third = start("pretrain", str(folder / "run.toml"), preexec_fn=limit_file_size)
+    third = start("pretrain", str(folder / "run.toml"), f"out.folder={folder}/third", preexec_fn=limit_file_size)
     _, errors = third.communicate(timeout=120)
     assert third.returncode == 2, errors
     assert "cannot be written" in errors.strip().splitlines()[-1]
