@@ -54,7 +54,7 @@ def _files(paths: list[Path]) -> Iterator[Path]:
 
 
 def _kinds() -> dict[str, Callable[..., Any]]:
-    """kind -> function, from the modules of the folder `kinds`."""
+    """kind -> function, from the modules of the folder `kinds`; "family/kind" where a family has its own function."""
     table: dict[str, Callable[..., Any]] = {}
     for module in pkgutil.iter_modules([str(HERE / "kinds")]):
         table.update(importlib.import_module(f"kinds.{module.name}").KINDS)
@@ -69,16 +69,19 @@ def _check(path: Path, device: str, trace: bool) -> str | None:
         values = json.loads(path.read_text())
         if not isinstance(values, dict) or "kind" not in values:
             return None
-        label, kind, content = f"{values.get('family', '?')}/{values.get('case', path.stem)}", values["kind"], values
+        family, kind, content = values.get("family", "?"), values["kind"], values
+        label = f"{family}/{values.get('case', path.stem)}"
     else:
         case = Case.open(path, device)
         if case is None:
             return None
-        label, kind, content = case.label, case.kind, case
+        family, label, kind, content = case.family, case.label, case.kind, case
     try:
-        if kind not in _kinds():
+        kinds = _kinds()
+        run = kinds.get(f"{family}/{kind}", kinds.get(kind))
+        if run is None:
             raise TodoError(f"kind {kind}")
-        _kinds()[kind](content)
+        run(content)
         if isinstance(content, dict):
             return f"PASS {label} exact {kind}"
         left = list(content.finish())

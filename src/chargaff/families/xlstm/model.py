@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chargaff.errors import InputError
 from chargaff.families.protocol import Encoded, InputRule, State
 from chargaff.families.xlstm.cells import LayerState, MlstmGates, MlstmLayer, SlstmLayer, SlstmWeights
 from chargaff.families.xlstm.config import XLstmConfig
@@ -131,7 +130,7 @@ class RcEmbedding(nn.Module):
 
 
 class XLstm(nn.Module):
-    """The backbone; a LayeredBackbone (DESIGN 2.4), and a StatefulBackbone where it is causal."""
+    """The backbone, a LayeredBackbone (DESIGN 2.4)."""
 
     def __init__(self, config: XLstmConfig) -> None:
         super().__init__()
@@ -186,22 +185,6 @@ class XLstm(nn.Module):
                 found[f"layer.{depth}"] = self._join(streams)
         return self._finish(streams, found)
 
-    def init_state(self, batch: int) -> State:
-        """The state before the first token: one `LayerState` a block."""
-        if not self.config.is_causal:
-            raise InputError("only causal models carry a state from token to token; this one also reads later tokens")
-        return tuple(_block(block).layer.init_state(batch) for block in self.blocks)
-
-    def forward_chunk(self, tokens: Tensor, state: State) -> tuple[Encoded, State]:
-        """[B, T] tokens after those that led to `state` -> their final states and the next state."""
-        (x,) = self._embed(tokens, state[0].past)
-        following = []
-        for block, carried in zip(self.blocks, state, strict=True):
-            branch, new = _block(block).one_way(x, carried, 0, reverse=False)
-            x = x + branch
-            following.append(new)
-        return self._finish((x,), {}), tuple(following)
-
     def _embed(self, tokens: Tensor, past: int) -> Streams:
         found = self.token_embedding(tokens.int())
         streams: Streams = found if self.config.rcps else (found,)
@@ -232,6 +215,29 @@ class XLstm(nn.Module):
             return (x,)
         first, second = x.chunk(2, -1)
         return first, second.flip(-1)
+
+
+class CausalXLstm(XLstm):
+    """The backbone where no position reads later ones, a StatefulBackbone."""
+
+    def init_state(self, batch: int) -> State:
+        """The state before the first token: one `LayerState` a block."""
+        return tuple(_block(block).layer.init_state(batch) for block in self.blocks)
+
+    def forward_chunk(self, tokens: Tensor, state: State) -> tuple[Encoded, State]:
+        """[B, T] tokens after those that led to `state` -> their final states and the next state."""
+        (x,) = self._embed(tokens, state[0].past)
+        following = []
+        for block, carried in zip(self.blocks, state, strict=True):
+            branch, new = _block(block).one_way(x, carried, 0, reverse=False)
+            x = x + branch
+            following.append(new)
+        return self._finish((x,), {}), tuple(following)
+
+
+def make_backbone(config: XLstmConfig) -> XLstm:
+    """The backbone of a config."""
+    return CausalXLstm(config) if config.is_causal else XLstm(config)
 
 
 def _block(module: nn.Module) -> Block:

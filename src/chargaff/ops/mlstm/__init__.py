@@ -104,7 +104,8 @@ def mlstm(
         raise InputError("mlstm: the bidirectional form has no state")
     state = start_state(q, form) if initial_state is None else initial_state
     args = (q, k, v, igate, fgate, bidirectional, reverse, *state, chunk_tokens)
-    h, *last = choose("mlstm", BACKENDS, backend, args).run(*args)
+    with torch.autocast(q.device.type, enabled=False):
+        h, *last = choose("mlstm", BACKENDS, backend, args).run(*args)
     return (h, MlstmState(*last)) if return_state else h
 
 

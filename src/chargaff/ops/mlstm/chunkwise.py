@@ -2,7 +2,8 @@
 
 Within a chunk let b be the running sum of logsigmoid(fgate), a = igate - b, and M[t] the largest of a[s], s <= t, and
 of the exponent m that the state came with. Then m[t] = b[t] + M[t], position t weighs position s by exp(a[s] - M[t])
-and the state by exp(m - M[t]), and the state after the chunk is that of its last position.
+and the state by exp(m - M[t]), and the state after the chunk is that of its last position. b and a grow with the length
+of a chunk and only their differences matter, so they are float64: a norm q . n near zero blows up every rounding.
 
 The gradient is written out. Weights are recomputed. The slopes of the exponents need no matrices: those of position s
 sum to k[s] . dk[s], those of row t to num[t] . dnum[t] + norm[t] dnorm[t]; what crosses the border of two chunks is one
@@ -56,49 +57,60 @@ class _Chunks:
     k: Tensor
     """Divided by sqrt(K)."""
     v: Tensor
-    offset: Tensor
-    """b."""
+    exponent: Tensor
+    """m of each position."""
     source: Tensor
-    """a; -inf where padded."""
+    """a in float64; -inf where padded."""
     top: Tensor
-    """M."""
+    """M in float64."""
     winner: Tensor
     """Index in its chunk of the largest source so far."""
+    is_old: Tensor
+    """Whether the exponent that the state came with is larger than that."""
     entry: Tensor
-    """[B, H, N + 1] exponent m of the state before each chunk, and after the last."""
+    """[B, H, N + 1] exponent m of the state before each chunk, and after the last; float64."""
 
     @classmethod
     def of(
         cls, q: Tensor, k: Tensor, v: Tensor, igate: Tensor, fgate: Tensor, m: Tensor, reverse: bool, size: int
     ) -> "_Chunks":
         decay = F.logsigmoid(_chunked(fgate, reverse, size, pad=float("inf")))
-        offset = decay.cumsum(-1)
+        offset = _running_sum(decay.double())
         source = _chunked(igate, reverse, size, pad=float("-inf")) - offset
         largest, winner = source.cummax(-1)
-        passed = F.pad(offset[..., -1].double().cumsum(-1), (1, 0))  # [B, H, N + 1] before each chunk
-        highest = torch.cat([m.double().unsqueeze(-1), largest[..., -1].double() - passed[..., :-1]], -1)
-        entry = (highest.cummax(-1).values + passed).to(m.dtype)
-        top = torch.maximum(largest, entry[..., :-1].unsqueeze(-1))
+        entries = [m.double()]
+        for passed, highest in zip(offset[..., -1].unbind(-1), largest[..., -1].unbind(-1), strict=True):
+            entries.append((passed + torch.maximum(entries[-1], highest)).to(m.dtype).double())
+        entry = torch.stack(entries, -1)
+        before = entry[..., :-1].unsqueeze(-1)
+        exponent = (offset + torch.maximum(largest, before)).to(m.dtype)
+        top = exponent.double() - offset  # what is left out of m by rounding stays in the weights
         k = _chunked(k, reverse, size) * k.shape[-1] ** -0.5
-        return cls(_chunked(q, reverse, size), k, _chunked(v, reverse, size), offset, source, top, winner, entry)
+        rows = _chunked(q, reverse, size), k, _chunked(v, reverse, size)
+        return cls(*rows, exponent, source, top, winner, before > largest, entry)
 
     @property
     def weights(self) -> Tensor:
         """[B, H, N, S (to), S (from)]."""
         size = self.source.shape[-1]
-        exponent = self.source.unsqueeze(-2) - self.top.unsqueeze(-1)
+        exponent = (self.source.unsqueeze(-2) - self.top.unsqueeze(-1)).to(self.q.dtype)
         future = torch.ones(size, size, dtype=torch.bool, device=exponent.device).triu(1)
         return exponent.masked_fill_(future, float("-inf")).exp_()
 
     @property
     def from_state(self) -> Tensor:
         """[B, H, N, S] weight of the state before the chunk in each position."""
-        return (self.entry[..., :-1].unsqueeze(-1) - self.top).exp()
+        return (self.entry[..., :-1].unsqueeze(-1) - self.top).to(self.q.dtype).exp()
 
     @property
     def into_state(self) -> Tensor:
         """[B, H, N, S] weight of each position in the state after the chunk."""
-        return (self.source - self.top[..., -1:]).exp()
+        return (self.source - self.top[..., -1:]).to(self.q.dtype).exp()
+
+    @property
+    def passing(self) -> Tensor:
+        """[B, H, N] weight of the state before the chunk in the one after it."""
+        return self.from_state[..., -1]
 
 
 def _chunked(x: Tensor, reverse: bool, size: int, pad: float = 0.0) -> Tensor:
@@ -111,6 +123,12 @@ def _chunked(x: Tensor, reverse: bool, size: int, pad: float = 0.0) -> Tensor:
         x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing_tokens), value=pad)
     batch, length, *rest = x.shape
     return x.reshape(batch, length // size, size, *rest).movedim(3, 1).contiguous()
+
+
+def _running_sum(x: Tensor) -> Tensor:
+    """Over the last axis, as a product: CUDA's cumsum is not deterministic."""
+    size = x.shape[-1]
+    return x @ torch.ones(size, size, dtype=x.dtype, device=x.device).triu()
 
 
 def _whole(x: Tensor, reverse: bool, length: int) -> Tensor:
@@ -140,15 +158,14 @@ def _sums(
     r = chunks.from_state
     numerator = (scores @ chunks.v).addcmul_(chunks.q @ Cs[:, :, :-1], r.unsqueeze(-1))
     norm = scores.sum(-1).addcmul_((chunks.q @ ns[:, :, :-1].unsqueeze(-1)).squeeze(-1), r)
-    exponent = chunks.offset + chunks.top
-    whole = [_whole(x, reverse, length) for x in (numerator, norm, exponent)]
-    last = [x[:, :, -1].clone() for x in (Cs, ns, chunks.entry)]
+    whole = [_whole(x, reverse, length) for x in (numerator, norm, chunks.exponent)]
+    last = [x[:, :, -1].to(m.dtype, copy=True) for x in (Cs, ns, chunks.entry)]
     return whole[0], whole[1], whole[2], last[0], last[1], last[2], Cs, ns
 
 
 def _through_chunks(chunks: _Chunks, C_new: Tensor, n_new: Tensor, C: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
     """C and n before each chunk and after the last, from what each chunk adds."""
-    decay = (chunks.entry[..., :-1] - chunks.top[..., -1]).exp()  # [B, H, N]
+    decay = chunks.passing
     Cs = torch.cat([C.unsqueeze(2), C_new], 2)
     ns = torch.cat([n.unsqueeze(2), n_new], 2)
     for index in range(decay.shape[2]):
@@ -228,7 +245,7 @@ def _slopes(
     columns, through, dm_first = _route(chunks, columns, dexp - rows, dm - crossing[..., -1])
     ddecay = dexp - columns
     ddecay[..., -1] += crossing[..., 1:] + through[..., 1:]
-    ddecay = ddecay.flip(-1).cumsum(-1).flip(-1)
+    ddecay = _running_sum(ddecay.flip(-1)).flip(-1)
     dk = dk * k.shape[-1] ** -0.5
     whole = [_whole(x, reverse, length) for x in (dq, dk, dv, columns, ddecay)]
     dfgate = whole[4] * torch.sigmoid(-fgate)
@@ -240,7 +257,7 @@ def _back_through_chunks(
     chunks: _Chunks, dC_new: Tensor, dn_new: Tensor, dC: Tensor, dn: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of C and n before each chunk and after the last, from what the positions of each chunk add."""
-    decay = (chunks.entry[..., :-1] - chunks.top[..., -1]).exp()
+    decay = chunks.passing
     dCs = torch.cat([dC_new, dC.unsqueeze(2)], 2)
     dns = torch.cat([dn_new, dn.unsqueeze(2)], 2)
     for index in reversed(range(decay.shape[2])):
@@ -262,7 +279,7 @@ def _route(chunks: _Chunks, columns: Tensor, dtop: Tensor, dlast: Tensor) -> tup
         gradient of the sources, [B, H, N + 1] of the exponents between chunks so far as maxima pass them on, and the
         part of it that belongs to the first.
     """
-    is_old = chunks.top > chunks.source.gather(-1, chunks.winner)  # the state's exponent is the largest
+    is_old = chunks.is_old
     to_old = (dtop * is_old).sum(-1)  # [B, H, N]
     through = torch.cat([to_old, dlast.unsqueeze(-1)], -1)
     for index in reversed(range(to_old.shape[2])):
@@ -306,9 +323,10 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 def _differentiate(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
     q, k, v, igate, fgate, m, Cs, ns, numerator, norm = ctx.saved_tensors
-    found = slopes_of_sums(
-        q, k, v, igate, fgate, m, ctx.reverse, ctx.chunk_tokens, Cs, ns, numerator, norm, *given[:6]
-    )  # fmt: skip
+    with torch.autocast(q.device.type, enabled=False):
+        found = slopes_of_sums(
+            q, k, v, igate, fgate, m, ctx.reverse, ctx.chunk_tokens, Cs, ns, numerator, norm, *given[:6]
+        )  # fmt: skip
     return (*found, None, None)
 
 

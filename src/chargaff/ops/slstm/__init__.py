@@ -92,7 +92,8 @@ def slstm(
     _check(igate, fgate, zgate, ogate, recurrent, bias, initial_state)
     state = start_state(igate) if initial_state is None else initial_state
     args = (igate, fgate, zgate, ogate, recurrent, bias, reverse, *state)
-    y, *last = choose("slstm", BACKENDS, backend, args).run(*args)
+    with torch.autocast(igate.device.type, enabled=False):
+        y, *last = choose("slstm", BACKENDS, backend, args).run(*args)
     return (y, SlstmState(*last)) if return_state else y
 
 

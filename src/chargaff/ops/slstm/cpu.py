@@ -117,7 +117,8 @@ def _cell_backward(
     before = torch.cat([y[:, 1:], first] if reverse else [first, y[:, :-1]], 1).float()  # the output each step saw
     before = before.permute(2, 3, 0, 1).reshape(heads, width, batch * length)
     flat = dgates.reshape(heads, batch * length, 4 * width)
-    drecurrent = torch.bmm(before, flat).view(recurrent.shape)
+    with torch.autocast("cpu", enabled=False):
+        drecurrent = torch.bmm(before, flat).view(recurrent.shape)
     return dgates.contiguous(), drecurrent, flat.sum(1).view(heads, 4, width), dstart
 
 
