@@ -152,7 +152,8 @@ def _repeat(part: Any, count: int) -> Any:
     if isinstance(part, Tensor):
         return part.repeat_interleave(count, 0)
     if isinstance(part, tuple):
-        return tuple(_repeat(item, count) for item in part)
+        items = [_repeat(item, count) for item in part]
+        return part._make(items) if hasattr(part, "_make") else tuple(items)
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
         values = {entry.name: _repeat(getattr(part, entry.name), count) for entry in dataclasses.fields(part)}
         return dataclasses.replace(part, **values)
