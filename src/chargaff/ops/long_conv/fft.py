@@ -87,6 +87,8 @@ def _mix(u: Tensor, kernel_f: Tensor, skip: Tensor, size: int) -> Tensor:
 
 IN_PLACE_VALUES = 1 << 20
 """Padded values of one block of `convolve_`: 4 MB, so that a block stays in the caches between its transforms."""
+LEAST_CHANNELS = 8
+"""Of a block, however long the sequence: transforms are faster together, and an even number keeps two threads busy."""
 KERNEL_CHANNELS = 16
 """Channels whose kernels are made together: making them reads all features of all positions."""
 
@@ -95,7 +97,7 @@ def convolve_(u: Tensor, kernel_of: Callable[[slice], Tensor], skip: Tensor, spe
     """See `long_conv_`."""
     batch, width, length = u.shape
     size = fft_size(2 * length - 1)
-    step = min(width, max(2, IN_PLACE_VALUES // (batch * size)))
+    step = min(width, max(LEAST_CHANNELS, IN_PLACE_VALUES // (batch * size)))
     group = max(step, KERNEL_CHANNELS // step * step)
     padded = torch.zeros(batch, step, size, device=u.device)
     kernel_room = torch.zeros(step, size, device=u.device) if spectrum is None else padded
