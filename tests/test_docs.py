@@ -25,9 +25,11 @@ PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 BLOCK = re.compile(r'^```(bash|python|toml title="[^"]+")\n(.*?)^```$', flags=re.M | re.S)
 
 TINY = {"d_model": 16, "n_layer": 2, "vocab_size": 12, "residual_in_fp32": False}
+HYENA_LAYER = {"l_max": 10_000, "emb_dim": 5, "filter_order": 8, "w": 10}
 STANDS_FOR = {
     "caduceus-ps-131k": ("caduceus", {**TINY, "rcps": True}),
     "caduceus-ph-131k": ("caduceus", TINY),
+    "hyenadna-tiny-1k": ("hyenadna", {"d_model": 16, "n_layer": 2, "pad_vocab_size_multiple": 8, "layer": HYENA_LAYER}),
 }
 # Runs that take minutes are cut short here; the words are those of the demo's --smoke.
 SHORTENED = {

@@ -26,7 +26,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     **BASE,
     "families": {"nn", "ops", "tokenizers"},
-    "model": {"families.protocol", "tokenizers"},
+    "generation": {"families.protocol", "tokenizers"},
+    "model": {"families.protocol", "generation", "tokenizers"},
     "hub": {"families", "io", "tokenizers", "model", "nn"},
     "data": {"seq", "io", "tokenizers"},
     # data.rng and data.augment: the keyed random numbers and the device-side augmentation that `Task.prepare` applies

@@ -1,15 +1,18 @@
 """The one wrapper around backbone, head and tokenizer."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from chargaff.errors import ConfigError
-from chargaff.families.protocol import Encoded
+from chargaff.families.protocol import Encoded, StatefulBackbone
+from chargaff.generation import Sampling, continuations
 from chargaff.tokenizers.protocol import Tokenizer
 
 
@@ -90,6 +93,57 @@ class Model(nn.Module):
             return encoded
         other = self.backbone(self.reverse_complement(tokens), None if mask is None else mask.flip(1))
         return Encoded(encoded.hidden, other.hidden.flip(1), encoded.taps)
+
+    def generate(
+        self,
+        prompt: str | NDArray[np.uint8],
+        *,
+        length: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        num: int = 1,
+        letters: str = "ACGT",
+        on_token: Callable[[], None] = lambda: None,
+    ) -> list[str]:
+        """Continuations of a sequence, sampled letter by letter from a causal language model.
+
+        Sequence i follows from model, prompt, options, seed and i, not from how many are asked for.
+
+        Args:
+            prompt: letters, read in upper case; at least one.
+            length: letters to add.
+            temperature: flattens (above 1) or sharpens the probabilities; 0 takes the likeliest letter.
+            top_k: choose among the k likeliest letters.
+            top_p: choose among the likeliest letters that together have this probability.
+            num: sequences.
+            letters: those that may be chosen.
+            on_token: called after each step of all sequences.
+
+        Returns:
+            `num` strings of `length` letters, the prompt not repeated.
+
+        Raises:
+            ConfigError: not a causal language model of letters, an option out of range, or more than it can read.
+            InputError: the prompt is empty.
+        """
+        if not hasattr(self.backbone, "forward_chunk") or self.head is None or self.spec.head != "lm":
+            name = self.spec.name or self.spec.family
+            raise ConfigError(f"generation needs a causal language model with its head; {name} is none")
+        with evaluating(self):
+            return continuations(
+                cast(StatefulBackbone, self.backbone),
+                self.head,
+                self.tokenizer,
+                prompt,
+                length=length,
+                sampling=Sampling(temperature, top_k, top_p, seed),
+                num=num,
+                letters=letters,
+                on_token=on_token,
+                device=self.device,
+            )
 
     def reverse_complement(self, tokens: Tensor) -> Tensor:
         """Tokens of the other strand: [B, T] -> [B, T], in its own reading direction."""

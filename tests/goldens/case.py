@@ -13,8 +13,16 @@ from torch import Tensor
 Tolerance = Callable[[Tensor], Tensor | float]
 
 # (family) -> tolerances of outputs and of gradients, as functions of the expected tensor; ../shared/goldens/KINDS.md
-OUTPUT_TOLERANCE: dict[str, Tolerance] = {"caduceus": lambda b: 1e-5 * _largest(b) + 1e-6}
-GRADIENT_TOLERANCE: dict[str, Tolerance] = {"caduceus": lambda b: 1e-4 * _largest(b) + 1e-7}
+OUTPUT_TOLERANCE: dict[str, Tolerance] = {
+    "caduceus": lambda b: 1e-5 * _largest(b) + 1e-6,
+    "hyenadna": lambda b: 1e-4 * b.abs().double() + 2e-5,
+    "llama": lambda b: 5e-5,
+}
+GRADIENT_TOLERANCE: dict[str, Tolerance] = {
+    "caduceus": lambda b: 1e-4 * _largest(b) + 1e-7,
+    "hyenadna": lambda b: 1e-3 * b.abs().double() + 5e-5,
+    "llama": lambda b: max(2e-5 * _largest(b), 1e-30),
+}
 GPU_FACTOR = 10.0
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from case import Case, TodoError
 from torch import Tensor
 
@@ -10,6 +11,9 @@ from chargaff.families import get_family, list_families
 from chargaff.hub.load import from_tensors
 from chargaff.model import Model
 from chargaff.nn.encoded import Encoded
+
+NOT_OF_THE_MODEL = ("soft_tokens",)
+"""Parameters that a file holds beside the model's."""
 
 
 def family_of(case: Case) -> str:
@@ -23,8 +27,10 @@ def family_of(case: Case) -> str:
 
 def load_model(case: Case, family: str, head: str, **head_options: Any) -> Model:
     """The model of `param.*`, converted and assigned as a published file would be."""
-    config = get_family(family).config.from_json(case.config)
-    model = from_tensors(family, config, case.group("param."), head=head, head_options=head_options, device=case.device)
+    variant = {"variant": case.meta["variant"]} if "variant" in case.meta else {}
+    config = get_family(family).config.from_json({**case.config, **variant})
+    tensors = {name: tensor for name, tensor in case.group("param.").items() if name not in NOT_OF_THE_MODEL}
+    model = from_tensors(family, config, tensors, head=head, head_options=head_options, device=case.device)
     return model.eval()
 
 
@@ -35,7 +41,8 @@ def compare_gradients(case: Case, model: Model, loss: Tensor) -> None:
     stored = case.group("grad.")
     family = get_family(model.spec.family)
     numbered = {name: torch.tensor(number) for number, name in enumerate(stored)}
-    ours = {int(tag): name for name, tag in family.layouts["hub"].read(numbered, model.spec.config).items()}
+    read = family.layouts["hub"].read(numbered, model.spec.config)
+    ours = {int(tag): name for name, tag in read.items() if tag.dim() == 0}  # others were rebuilt, not stored
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for number, name in enumerate(stored):
         case.gradient(name, parameters[ours[number]].grad)
@@ -59,3 +66,17 @@ def reference_states(model: Model, encoded: Encoded) -> dict[str, Tensor]:
     if config.fused_add_norm:
         states[f"hidden_states.{depth}"] = states["last_hidden_state"]
     return states
+
+
+def classifier_loss(logits: Tensor, labels: Tensor, problem: str | None) -> Tensor:
+    """By problem type; if none is given, by the shape of the logits and the type of the labels."""
+    if problem is None:
+        if logits.shape[1] == 1:
+            problem = "regression"
+        else:
+            problem = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+    if problem == "regression":
+        return F.mse_loss(logits.squeeze(), labels.squeeze())
+    if problem == "single_label_classification":
+        return F.cross_entropy(logits, labels.flatten())
+    return F.binary_cross_entropy_with_logits(logits, labels)

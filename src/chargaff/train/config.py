@@ -26,6 +26,8 @@ class OptimSpec(Table):
     """Of sgd and rmsprop."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Not applied to biases, embeddings (and a head tied to them), LayerNorm weights and parameters that opt out."""
+    decay_all: bool = False
+    """Decay everything, whatever the other options say, as HyenaDNA's published runs did."""
     decay_rms_norm: bool = True
     """Also decay RMSNorm weights, as the published runs did."""
     decay_head_bias: bool = True

@@ -50,6 +50,7 @@ class TrainingModule(LightningModule):
             horizon_samples=job.spec.schedule.horizon_samples,
         )
         self.schedule = make_schedule(job.spec.schedule, job.spec.optim.lr, horizon)
+        self.horizon_steps = horizon
         self.run_progress = Progress.fresh(torch.device("cpu"))
 
     def setup(self, stage: str) -> None:
@@ -102,11 +103,15 @@ class TrainingModule(LightningModule):
         torch.manual_seed(key64(self.spec.seed, "step", step, self.global_rank) & (1 << 63) - 1)
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        set_learning_rate(optimizer.optimizer, self.schedule(step))
+        set_learning_rate(optimizer.optimizer, self.schedule(step), lambda lr: self._scheduled(lr, step))
         tally = self._accumulate(batch, step, stage)
         norm = self._clip(optimizer.optimizer)
         self._note(step, tally, norm)
         optimizer.step()
+
+    def _scheduled(self, lr: float, step: int) -> float:
+        """The learning rate of a step for parameters whose highest is `lr`."""
+        return make_schedule(self.spec.schedule, lr, self.horizon_steps)(step)
 
     def _accumulate(self, batch: Batch, step: int, stage: int) -> Tensor:
         """Gradients of the global mean loss; returns [2] (sum of loss times count, count) over all processes."""

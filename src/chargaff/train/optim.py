@@ -1,8 +1,8 @@
-"""Parameter groups and optimizers (caduceus sheet 3.3)."""
+"""Parameter groups and optimizers (caduceus sheet 3.3, hyenadna sheet 3.3)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,19 +19,23 @@ def parameter_groups(model: Model, spec: OptimSpec) -> list[dict[str, Any]]:
 
     Not decayed, in the backbone and in a head that came with it: names that end in "bias", parameters with a true
     attribute `no_weight_decay`, everything of an `nn.Embedding` (thus also a tied head), weights of norms that have a
-    bias. RMSNorm weights and a new head's bias follow the spec. Each group also holds "names" and "lr_scale".
+    bias. RMSNorm weights and a new head's bias follow the spec. A parameter whose attribute `optim` holds an "lr" or
+    "weight_decay" of its own has those, unless it is one of the above. Each group also holds "names", "lr_scale" and
+    "own_lr" (None: that of the spec).
 
     Raises:
         ConfigError: nothing to train.
     """
-    exempt = _exempt(model, spec)
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    exempt = set[int]() if spec.decay_all else _exempt(model, spec)
+    groups: dict[tuple[float, float, float | None], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        decay = 0.0 if id(parameter) in exempt else spec.weight_decay
+        own = {} if id(parameter) in exempt else getattr(parameter, "optim", {})
+        decay = 0.0 if id(parameter) in exempt else own.get("weight_decay", spec.weight_decay)
         scale = spec.layer_decay ** _depth_from_top(model, name) if spec.layer_decay < 1 else 1.0
-        group = groups.setdefault((decay, scale), {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale})
+        facts = {"weight_decay": decay, "lr_scale": scale, "own_lr": own.get("lr")}
+        group = groups.setdefault((decay, scale, own.get("lr")), {"params": [], "names": [], **facts})
         group["params"].append(parameter)
         group["names"].append(name)
     if not groups:
@@ -52,9 +56,16 @@ def make_optimizer(model: Model, spec: OptimSpec) -> Optimizer:
     return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
 
 
-def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+def set_learning_rate(optimizer: Optimizer, lr: float, rate_from: Callable[[float], float] | None = None) -> None:
+    """Sets the learning rate of a step.
+
+    Args:
+        lr: of the groups without one of their own.
+        rate_from: highest learning rate -> that of the step; for the groups that have one of their own.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+        own = group["own_lr"]
+        group["lr"] = (lr if own is None or rate_from is None else rate_from(own)) * group["lr_scale"]
 
 
 def _exempt(model: Model, spec: OptimSpec) -> set[int]:

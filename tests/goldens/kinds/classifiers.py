@@ -5,7 +5,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from case import Case
-from models import compare_gradients, family_of, load_model, reference_states
+from kinds import hyenadna, xlstm
+from models import classifier_loss, compare_gradients, family_of, load_model, reference_states
 from torch import Tensor
 
 from chargaff.model import Model
@@ -13,6 +14,9 @@ from chargaff.nn.encoded import Encoded
 
 
 def sequence_classification(case: Case) -> None:
+    if case.family == "hyenadna":
+        hyenadna.sequence_classification(case)
+        return
     options = case.config.get("_classifier_kwargs", {})
     model = load_model(case, family_of(case), "sequence", pooling=options.get("pooling_strategy", "mean"), bias=False)
     encoded = _encode_strands(model, case.input("input_ids"))
@@ -20,12 +24,15 @@ def sequence_classification(case: Case) -> None:
     assert model.head is not None
     logits = model.head(encoded)
     case.output("logits", logits)
-    loss = _loss(logits, case.input("labels"), case.config.get("problem_type"))
+    loss = classifier_loss(logits, case.input("labels"), case.config.get("problem_type"))
     case.output("loss", loss)
     compare_gradients(case, model, loss)
 
 
 def downstream_classifier(case: Case) -> None:
+    if case.family == "xlstm":
+        xlstm.downstream(case)
+        return
     decoder: dict[str, Any] = case.config["_decoder_kwargs"]
     case.require(decoder["mode"] == "pool" and decoder["l_output"] == 0, f"decoder {decoder} is not of this kind")
     model = load_model(case, family_of(case), "sequence", pooling="mean", bias=True)
@@ -66,19 +73,6 @@ def _encode_strands(model: Model, ids: Tensor) -> Encoded:
 
 def _first_strand(model: Model, encoded: Encoded) -> Encoded:
     return encoded if getattr(model.spec.config, "rcps", False) else Encoded(encoded.hidden)
-
-
-def _loss(logits: Tensor, labels: Tensor, problem: str | None) -> Tensor:
-    if problem is None:
-        if logits.shape[1] == 1:
-            problem = "regression"
-        else:
-            problem = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
-    if problem == "regression":
-        return F.mse_loss(logits.squeeze(), labels.squeeze())
-    if problem == "single_label_classification":
-        return F.cross_entropy(logits, labels.flatten())
-    return F.binary_cross_entropy_with_logits(logits, labels)
 
 
 KINDS = {

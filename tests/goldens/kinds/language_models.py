@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from case import Case
+from kinds import hyenadna, xlstm
 from models import compare_gradients, family_of, load_model, reference_states
 from safetensors.torch import load_file
 from torch import Tensor
@@ -14,6 +15,9 @@ PAD = 4
 
 
 def masked_lm(case: Case) -> None:
+    if case.family in OWN:
+        OWN[case.family](case)
+        return
     model = load_model(case, family_of(case), "lm")
     ids = case.input("input_ids")
     output = _compare_states(case, model, ids)
@@ -27,6 +31,9 @@ def masked_lm(case: Case) -> None:
 
 
 def causal_lm(case: Case) -> None:
+    if case.family in OWN:
+        OWN[case.family](case)
+        return
     model = load_model(case, family_of(case), "lm")
     ids = case.input("input_ids")
     output = _compare_states(case, model, ids)
@@ -38,6 +45,29 @@ def causal_lm(case: Case) -> None:
         compare_gradients(case, model, loss)
     if case.has("output.step_logits"):
         _compare_steps(case, model, ids)
+
+
+def llama(case: Case) -> None:
+    """masked_lm and causal_lm of this family."""
+    model = load_model(case, "llama", "lm")
+    ids, labels = case.input("input_ids"), case.input("labels")
+    depth = len(model.backbone.blocks)
+    output = model(ids, taps=[f"layer.{k}" for k in range(depth + 1)])
+    assert output.logits is not None
+    case.output("logits", output.logits)
+    case.output("hidden", output.encoded.hidden)
+    case.output("embedding", output.encoded.taps["layer.0"])
+    for k in range(1, depth + 1):
+        case.output(f"block.{k}.hidden", output.encoded.taps[f"layer.{k}"])
+    if case.has("input.raw_ids"):
+        raw = case.input("raw_ids")
+        case.require(bool((labels == raw)[labels != PAD].all()), "labels are not the ids before masking")
+    loss = F.cross_entropy(output.logits.flatten(0, 1), labels.flatten(), ignore_index=PAD)
+    case.output("loss", loss)
+    compare_gradients(case, model, loss)
+    if case.has("input.prompt_ids"):
+        length = case.tensors["output.greedy_ids"].shape[1]
+        case.output("greedy_ids", xlstm._greedy(model, case.input("prompt_ids"), length))
 
 
 def hub_folder(case: Case) -> None:
@@ -139,5 +169,8 @@ def _compare_steps(case: Case, model: Model, ids: Tensor) -> None:
         case.output(f"final_conv_state.{index}", layer.conv.transpose(1, 2))
         case.output(f"final_ssm_state.{index}", layer.ssm)
 
+
+OWN = {"xlstm": xlstm.language_model, "hyenadna": hyenadna.language_model, "llama": llama}
+"""Families whose sheets name other outputs."""
 
 KINDS = {"masked_lm": masked_lm, "causal_lm": causal_lm, "hub_folder": hub_folder}

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from chargaff.families.hyenadna.config import HyenaConfig
-from chargaff.families.hyenadna.layouts import LAYOUTS
-from chargaff.families.hyenadna.model import Hyena, LmHead, init_weights
+from chargaff.families.hyenadna.layouts import LAYOUTS, published_files
+from chargaff.families.hyenadna.model import LmHead, init_weights, make_backbone
 from chargaff.families.protocol import Family
 from chargaff.tokenizers.char import CharTokenizer
 
@@ -20,13 +20,14 @@ _TINY: Mapping[str, Any] = {
 
 FAMILY = Family(
     config=HyenaConfig,
-    backbone=Hyena,
+    backbone=make_backbone,
     tokenizer=lambda config: CharTokenizer.hyenadna(),
     init=init_weights,
     lm_head=LmHead,
     objective="causal",
     layouts=LAYOUTS,
     recognises=lambda published: published.get("model_type") in ("hyenadna", "hyena") or "layer" in published,
+    published_files=published_files,
     tiny={
         "training": {**_TINY, "layer": _LAYER},
         "standalone": {**_TINY, "layer": _LAYER, "variant": "standalone"},

@@ -19,7 +19,7 @@ _HF_LAYER = {
     "num_inner_mlps": "num_inner_mlps",
     "activation_freq": "w",
 }
-# what an `-hf` file means by an absent key
+# what an `-hf` file means by an absent key; its features are constants
 _HF_DEFAULTS: Mapping[str, Any] = {
     "max_seq_len": 1024,
     "emb_dim": 3,
@@ -32,6 +32,17 @@ _HF_DEFAULTS: Mapping[str, Any] = {
     "d_model": 256,
 }
 _HF_OTHER = ("hyena_dropout", "hyena_filter_dropout", "train_freq", "use_bias", "num_labels", "problem_type")
+
+ACTIVATIONS = ("id", "tanh", "relu", "gelu", "elu", "silu", "sigmoid", "softplus")
+_NO_ACTIVATION = (None, "id", "identity", "linear")
+# options of the published operator that cannot be given: they crash there, or nobody trained with them
+_UNSUPPORTED: Mapping[str, Any] = {
+    "num_heads": 1,
+    "inner_factor": 1,
+    "num_blocks": 1,
+    "post_order_ffn": False,
+    "outer_mixing": False,
+}
 
 
 @dataclass(frozen=True)
@@ -62,12 +73,14 @@ class HyenaLayerConfig:
     """One linear layer instead of the filter MLP."""
     bidirectional: bool = False
     """The published circular variant (sheet 2.5), not a plain two-sided convolution."""
+    activation: str = "id"
+    """Applied between the last gate and the output projection."""
     lr_pos_emb: float = 1e-5
     """Learning rate of the positional features; 0 makes them a constant."""
     modulation_lr: float = 0.0
     """Learning rate of the window's decay rates; 0 makes them a constant."""
-    lr: float = 1e-3
-    """Learning rate of the filter."""
+    lr: float | None = None
+    """Learning rate of the filter; None: the optimizer's."""
     wd: float = 0.0
     """Weight decay of the filter."""
 
@@ -76,6 +89,10 @@ class HyenaLayerConfig:
             raise ConfigError(f"config.layer.order: expected at least 2, got {self.order}")
         if self.emb_dim < 3 or self.emb_dim % 2 == 0:
             raise ConfigError(f"config.layer.emb_dim: expected an odd number from 3 on, got {self.emb_dim}")
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(
+                f"config.layer.activation: expected one of {', '.join(ACTIVATIONS)}, got {self.activation!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -89,7 +106,13 @@ class AttentionConfig:
     dwconv: bool = False
     """A causal depth-wise convolution of width 3 on the packed queries, keys and values."""
     causal: bool = True
-    """Always causal here."""
+    """Attend to earlier positions only."""
+    rotary_emb_dim: int = 0
+    """Not built: no published model has rotary positions."""
+
+    def __post_init__(self) -> None:
+        if self.rotary_emb_dim:
+            raise ConfigError(f"config.attn_cfg.rotary_emb_dim: expected 0, got {self.rotary_emb_dim}")
 
 
 @dataclass(frozen=True)
@@ -146,6 +169,13 @@ class HyenaConfig:
         return 0.0 if self.variant == "training" else 0.05
 
     @property
+    def is_causal(self) -> bool:
+        """Whether no layer looks ahead."""
+        if self.layer is not None and self.layer.bidirectional:
+            return False
+        return not self.attn_layer_idx or self.attn_cfg is None or self.attn_cfg.causal
+
+    @property
     def inner_width(self) -> int:
         return self.d_inner or 4 * self.d_model
 
@@ -161,12 +191,13 @@ class HyenaConfig:
         values = dict(values)
         if "layer" not in values and "attn_layer_idx" not in values:
             values = _from_hf(values)
-        layer = values.get("layer")
-        if isinstance(layer, Mapping):
-            layer = dict(layer)
-            layer.setdefault("short_filter_order", layer.pop("local_order", 3))
-            known = HyenaLayerConfig.__dataclass_fields__
-            values["layer"] = {key: value for key, value in layer.items() if strict or key in known}
+        if "return_hidden_state" in values:  # written by the released originals alone, which are read with shift 0.05
+            del values["return_hidden_state"]
+            values.setdefault("variant", "standalone")
+        if isinstance(values.get("layer"), Mapping):
+            values["layer"] = _published_layer(values["layer"], strict=strict)
+            if values.get("variant", "training") != "training":
+                values["layer"].pop("lr", None)  # of the pre-training; fine-tuning has its own
         values["attn_layer_idx"] = tuple(values.get("attn_layer_idx") or ())
         return parse_config(cls, values, strict=strict)
 
@@ -175,10 +206,25 @@ class HyenaConfig:
         return config_to_json(self)
 
 
+def _published_layer(layer: Mapping[str, Any], *, strict: bool) -> dict[str, Any]:
+    """The keys that mean something; the others of published files are tolerated, except those not built here."""
+    for key, value in _UNSUPPORTED.items():
+        if layer.get(key, value) != value:
+            raise ConfigError(f"config.layer.{key}: {layer[key]!r} is not supported, only {value!r}")
+    # reference quirk: "local_order" is an old name of short_filter_order that the published operator ignores
+    dropped = {"local_order", "_name_", *_UNSUPPORTED}
+    known = HyenaLayerConfig.__dataclass_fields__
+    kept = {key: value for key, value in layer.items() if key in known or (strict and key not in dropped)}
+    if "activation" in kept:
+        names = {"swish": "silu", **dict.fromkeys(_NO_ACTIVATION, "id")}
+        kept["activation"] = names.get(kept["activation"], kept["activation"])
+    return kept
+
+
 def _from_hf(values: dict[str, Any]) -> dict[str, Any]:
     """The `-hf` form's flat keys in the nested form."""
     given = {**_HF_DEFAULTS, **values}
-    layer = {ours: given.pop(theirs) for theirs, ours in _HF_LAYER.items()}
+    layer = {ours: given.pop(theirs) for theirs, ours in _HF_LAYER.items()} | {"lr_pos_emb": 0.0}
     for name in _HF_OTHER:
         given.pop(name, None)
     defaults = {"variant": "hf", "pad_vocab_size_multiple": 8, "tie_word_embeddings": False, "embed_dropout": 0.0}

@@ -102,7 +102,7 @@ class Block(nn.Module):
 
 
 class Llama(nn.Module):
-    """The backbone; a StatefulBackbone (DESIGN 2.4) where it is causal."""
+    """The backbone; a LayeredBackbone (DESIGN 2.4)."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -155,10 +155,24 @@ class Llama(nn.Module):
                 found[f"layer.{depth}"] = x
         return Encoded(self.norm(x), None, found)
 
+    def _no_cache(self, batch: int) -> Cache:
+        weight = self.tok_embeddings.weight
+        empty = weight.new_empty(batch, self.config.kv_heads, 0, self.config.head_width)
+        return Cache(empty, empty)
+
+    def _require_length(self, length: int) -> None:
+        if length > self.config.max_length:
+            raise InputError(
+                f"{length} tokens exceed this model's positions ({self.config.max_length}): cut into windows, or "
+                "load with config={'max_length': ...}"
+            )
+
+
+class CausalLlama(Llama):
+    """A StatefulBackbone (DESIGN 2.4): keys and values of the tokens so far are kept."""
+
     def init_state(self, batch: int) -> State:
         """The state before the first token: an empty cache a block."""
-        if self.config.bidirectional:
-            raise InputError("a bidirectional model has no state to carry from token to token")
         return tuple(self._no_cache(batch) for _ in self.layers)
 
     def forward_chunk(self, tokens: Tensor, state: State) -> tuple[Encoded, State]:
@@ -172,17 +186,10 @@ class Llama(nn.Module):
             following.append(longer)
         return self.finish(x), tuple(following)
 
-    def _no_cache(self, batch: int) -> Cache:
-        weight = self.tok_embeddings.weight
-        empty = weight.new_empty(batch, self.config.kv_heads, 0, self.config.head_width)
-        return Cache(empty, empty)
 
-    def _require_length(self, length: int) -> None:
-        if length > self.config.max_length:
-            raise InputError(
-                f"{length} tokens exceed this model's positions ({self.config.max_length}): cut into windows, or "
-                "load with config={'max_length': ...}"
-            )
+def make_backbone(config: LlamaConfig) -> Llama:
+    """With carried state where the model is causal."""
+    return Llama(config) if config.bidirectional else CausalLlama(config)
 
 
 class LmHead(nn.Module):

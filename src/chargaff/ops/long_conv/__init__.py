@@ -1,13 +1,16 @@
 """Long convolution with a kernel as long as the sequence, by FFT (hyenadna sheet 2.2)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from chargaff.errors import InputError
 from chargaff.ops.dispatch import choose, load_backends
+from chargaff.ops.long_conv.fft import convolve_
 from chargaff.ops.long_conv.sizes import fft_size
 
-__all__ = ["BACKENDS", "example", "fft_size", "kernel_spectrum", "long_conv"]
+__all__ = ["BACKENDS", "example", "fft_size", "kernel_spectrum", "long_conv", "long_conv_"]
 
 BACKENDS = load_backends(__name__)
 
@@ -41,6 +44,24 @@ def long_conv(
     return y
 
 
+@torch.no_grad()
+def long_conv_(
+    u: Tensor, kernel_of: Callable[[slice], Tensor], skip: Tensor, *, spectrum: Tensor | None = None
+) -> None:
+    """u becomes the sum over s <= t of kernel[t - s] u[s] + skip u[t], in float32, a block of channels at a time.
+
+    For long sequences: neither all kernels nor all spectra exist at once. There is no gradient and one backend, FFT.
+
+    Args:
+        u: [B, D, L] with L >= 1, changed.
+        kernel_of: channels -> [d, L] their kernels; not called where `spectrum` is given.
+        skip: [D].
+        spectrum: what `kernel_spectrum` returned for all channels.
+    """
+    _check(u, None, skip, None, spectrum, has_kernel=True)
+    convolve_(u, kernel_of, skip, spectrum)
+
+
 def kernel_spectrum(kernel: Tensor) -> Tensor:
     """[D, L] -> [D, F] complex64, the transform of the kernel at the size `long_conv` works with."""
     spectrum: Tensor = torch.fft.rfft(kernel.float(), fft_size(2 * kernel.shape[1] - 1))
@@ -53,7 +74,15 @@ def example(device: str) -> tuple[object, ...]:
     return (u, u[0], u[0, 0], None, None)
 
 
-def _check(u: Tensor, kernel: Tensor | None, skip: Tensor, gate: Tensor | None, spectrum: Tensor | None) -> None:
+def _check(
+    u: Tensor,
+    kernel: Tensor | None,
+    skip: Tensor,
+    gate: Tensor | None,
+    spectrum: Tensor | None,
+    *,
+    has_kernel: bool = False,
+) -> None:
     if u.dim() != 3 or u.shape[2] == 0:
         raise InputError(f"long_conv: u must be [B, D, L >= 1], got {tuple(u.shape)}")
     batch, width, length = u.shape
@@ -67,5 +96,5 @@ def _check(u: Tensor, kernel: Tensor | None, skip: Tensor, gate: Tensor | None, 
     for name, tensor, shape in expected:
         if tensor is not None and tensor.shape != shape:
             raise InputError(f"long_conv: {name} has shape {tuple(tensor.shape)}, expected {shape}")
-    if kernel is None and spectrum is None:
+    if kernel is None and spectrum is None and not has_kernel:
         raise InputError("long_conv: give the kernel or its spectrum")

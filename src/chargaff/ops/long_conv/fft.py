@@ -1,5 +1,6 @@
 """FFT convolution, a block of channels at a time, with the products recomputed in the backward pass."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -82,3 +83,36 @@ def _mix(u: Tensor, kernel_f: Tensor, skip: Tensor, size: int) -> Tensor:
     mixed = torch.fft.irfft(torch.fft.rfft(piece, size).mul_(kernel_f), size)[..., : u.shape[2]]
     y: Tensor = mixed.addcmul_(piece, skip.float().unsqueeze(1))
     return y
+
+
+IN_PLACE_VALUES = 1 << 20
+"""Padded values of one block of `convolve_`: 4 MB, so that a block stays in the caches between its transforms."""
+KERNEL_CHANNELS = 16
+"""Channels whose kernels are made together: making them reads all features of all positions."""
+
+
+def convolve_(u: Tensor, kernel_of: Callable[[slice], Tensor], skip: Tensor, spectrum: Tensor | None) -> None:
+    """See `long_conv_`."""
+    batch, width, length = u.shape
+    size = fft_size(2 * length - 1)
+    step = min(width, max(2, IN_PLACE_VALUES // (batch * size)))
+    group = max(step, KERNEL_CHANNELS // step * step)
+    padded = torch.zeros(batch, step, size, device=u.device)
+    kernel_room = torch.zeros(step, size, device=u.device) if spectrum is None else padded
+    kernels = u
+    for start in range(0, width, step):
+        part = slice(start, min(start + step, width))
+        count = part.stop - start
+        if spectrum is None:
+            first = start % group
+            if first == 0:
+                kernels = kernel_of(slice(start, min(start + group, width)))
+            room = kernel_room[:count]
+            room[:, :length] = kernels[first : first + count]
+            kernel_f = torch.fft.rfft(room)
+        else:
+            kernel_f = spectrum[part]
+        piece = padded[:, :count]
+        piece[..., :length] = u[:, part]
+        mixed = torch.fft.irfft(torch.fft.rfft(piece).mul_(kernel_f), size)[..., :length]
+        u[:, part] = mixed.addcmul_(piece[..., :length], skip[part].float().unsqueeze(1))

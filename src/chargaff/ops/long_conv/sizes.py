@@ -1,9 +1,6 @@
 """FFT lengths with small factors."""
 
-from functools import cache
 
-
-@cache
 def fft_size(least: int) -> int:
     """The smallest even number >= `least` whose only prime factors are 2, 3 and 5."""
     best = 2

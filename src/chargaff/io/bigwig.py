@@ -1,0 +1,76 @@
+"""Values along contigs as bigWig."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from chargaff.errors import InputError
+from chargaff.io.atomic import output_errors, publish
+from chargaff.optional import need
+
+Values = npt.NDArray[Any]
+
+
+def write_bigwig(
+    path: str | os.PathLike[str],
+    contigs: Mapping[str, int],
+    pieces: Iterable[tuple[str, int, Values]],
+    *,
+    decimals: int = 3,
+    overwrite: bool = False,
+) -> None:
+    """One value a base. Equal neighbours are stored as one run, which is why values are rounded.
+
+    Args:
+        contigs: name -> length in bases.
+        pieces: (contig, first base, [n] values), any order; NaN: no value there.
+        decimals: of the stored values.
+
+    Raises:
+        InputError: two pieces give a value for one base, a piece reaches beyond its contig, or see `io.atomic.publish`.
+        DependencyError: pybigtools is not installed.
+    """
+    pybigtools = need("pybigtools", extra="bigwig", feature="bigWig output")
+    ordered = sorted(pieces, key=lambda piece: piece[:2])
+    _require_disjoint(ordered, contigs)
+    rows = (run for contig, start, values in ordered for run in _runs(contig, start, values, decimals))
+    with publish(path, overwrite=overwrite) as part, output_errors(Path(path)):
+        named = part.with_name(f"{part.name}.bw")  # the library goes by the ending
+        try:
+            pybigtools.open(str(named), "w").write(dict(sorted(contigs.items())), rows)
+            named.replace(part)
+        finally:
+            named.unlink(missing_ok=True)
+
+
+def _require_disjoint(pieces: list[tuple[str, int, Values]], contigs: Mapping[str, int]) -> None:
+    last_contig, last_end = "", 0
+    for contig, start, values in pieces:
+        if contig == last_contig and start < last_end:
+            raise InputError(
+                f"{contig}:{start}: lies inside the piece before it, and a bigWig holds one value a base; "
+                "merge overlapping intervals, or write .tsv or .parquet"
+            )
+        last_contig, last_end = contig, start + len(values)
+        if last_end > contigs[contig]:
+            raise InputError(f"{contig}: values up to {last_end} bp, but the contig has {contigs[contig]} bp")
+
+
+def _runs(contig: str, start: int, values: Values, decimals: int) -> Iterator[tuple[str, int, int, float]]:
+    """Stretches of equal rounded values; none where the value is NaN."""
+    if not len(values):
+        return
+    rounded = np.round(np.asarray(values, np.float64), decimals)
+    differs = (rounded[1:] != rounded[:-1]) & ~(np.isnan(rounded[1:]) & np.isnan(rounded[:-1]))
+    begins = np.concatenate([[0], np.flatnonzero(differs) + 1])
+    ends = np.append(begins[1:], len(rounded))
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+        value = float(rounded[begin])
+        if value == value:  # not NaN
+            yield contig, start + begin, start + end, value
