@@ -15,9 +15,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 from chargaff.errors import ConfigError
 from chargaff.families import list_families
 
-DEFAULT_MODEL = "chargaff-caduceus-ps-mini"
-"""The checkpoint that comes with the package; verbs use it where no model is named."""
-
 HEADS = ("lm", "sequence", "token", "segmentation", "none")
 POOLINGS = ("mean", "mean-all", "max", "first", "last", "centre", "cls", "none")
 STRANDS = ("equivariant", "conjoined", "averaged", "forward-only")
