@@ -247,7 +247,7 @@ def test_ctrl_c_keeps_what_was_computed_and_says_so(tmp_path, model):
     command = [
         "nice",
         "-n",
-        "19",
+        "5",
         sys.executable,
         "-m",
         "chargaff",

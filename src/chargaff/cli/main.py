@@ -114,7 +114,7 @@ def build_app() -> App:
     """The application with every verb of this folder."""
     app = App(
         name="chargaff",
-        help="DNA foundation models: pre-train, fine-tune, embed, predict.",
+        help="DNA foundation models: pre-train, fine-tune, embed, predict, score, generate.",
         version=f"chargaff {__version__}",
         help_format="plaintext",
         suppress_keyboard_interrupt=False,

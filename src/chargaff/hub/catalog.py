@@ -165,8 +165,8 @@ def _check(row: Checkpoint, place: str) -> None:
             raise ConfigError(f"{place}.{key}: expected a positive integer, got {getattr(row, key)}")
     kind, _, value = row.source.partition(":")
     if kind not in ("hub", "package", "none") or not value or (kind == "hub" and not _HUB_ID.fullmatch(value)):
-        choices = "'hub:<owner>/<repository>', 'package:<folder>' or 'none:<reason>'"
-        raise ConfigError(f"{place}.source: expected {choices}, got {row.source!r}")
+        expected = "'hub:<owner>/<repository>', 'package:<folder>' or 'none:<reason>'"
+        raise ConfigError(f"{place}.source: expected {expected}, got {row.source!r}")
     if kind != "none" and not (row.licence and row.files):
         raise ConfigError(f"{place}: published weights need 'licence' and 'files'")
     if row.revision and not _COMMIT.fullmatch(row.revision):
