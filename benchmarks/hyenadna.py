@@ -20,7 +20,7 @@ from chargaff.families.hyenadna.model import init_weights, make_backbone
 
 THREADS, MILLION = 2, 1_000_000
 # length, passes
-LENGTHS = ((32_768, 3), (160_000, 1))
+LENGTHS = ((32_768, 5), (160_000, 5))
 AT_LEAST = {"float32": 2.0, "bfloat16": 3.5}
 LAYER = {"emb_dim": 5, "filter_order": 64, "w": 10, "lr_pos_emb": 0.0}
 CONFIG = {"d_model": 256, "n_layer": 8, "pad_vocab_size_multiple": 8, "residual_in_fp32": True, "variant": "standalone"}

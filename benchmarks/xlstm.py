@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from torch import Tensor
 from chargaff.ops.mlstm import mlstm
 from chargaff.ops.slstm import slstm
 
-THREADS, WARM_UP, REPEATS = 2, 1, 4
+THREADS, WARM_UP, REPEATS = 2, 1, 5
 LENGTH, CHUNK, HEAD_WIDTH = 16_384, 64, 64
 LENGTHS = (4096, 8192, 16_384, 32_768)
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     for row in rows:
         print("  ".join(f"{name}: {value}" for name, value in row.items() if value is not None), file=sys.stderr)
     notes = [
-        f"best of {REPEATS} after {WARM_UP} warm-up pass, compared passes in turn, {THREADS} threads, float32, CPU, "
+        f"medians of {REPEATS} after {WARM_UP} warm-up pass, compared passes in turn, {THREADS} threads, float32, CPU, "
         f"heads of {HEAD_WIDTH}, chunks of {CHUNK}; the loop that writes rows of one tensor runs once",
         "KiB a position: growth of the peak of resident memory, inputs and their gradients included",
         "over the lengths, the process keeps memory it once had; else fresh pages make long passes up to twice as slow",
@@ -183,9 +184,9 @@ def peer() -> Iterator[Callable[[dict[str, Any]], float]]:
 
 
 def in_turn(passes: list[Pass]) -> list[float]:
-    """The best seconds of each, measured alternately: what the machine does when nothing else runs."""
+    """The median seconds of each, measured alternately."""
     taken = [[run() for run in passes] for _ in range(WARM_UP + REPEATS)][WARM_UP:]
-    return [min(column) for column in zip(*taken, strict=True)]
+    return [statistics.median(column) for column in zip(*taken, strict=True)]
 
 
 def compared(case: str, ours: float, peer: str, theirs: float, demanded: float) -> dict[str, Any]:
