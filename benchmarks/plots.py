@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def plot_long_sequences(rows: list[Mapping[str, Any]]) -> None:
-    """Seconds and GiB against bases; ours in both precisions, the peer, and the floor of float32."""
+    """Seconds and GiB against bases; ours in both precisions, and the peer."""
     lines: dict[str, dict[str, list[tuple[int, float]]]] = {"seconds": {}, "peak memory (GiB)": {}}
     for row in rows:
         found = re.search(r"(\d+) bases, (\w+)", row["case"])
@@ -37,8 +37,6 @@ def plot_long_sequences(rows: list[Mapping[str, Any]]) -> None:
         length, dtype = int(found[1]), found[2]
         lines["seconds"].setdefault(f"chargaff, {dtype}", []).append((length, row["ours s"]))
         lines["peak memory (GiB)"].setdefault(f"chargaff, {dtype}", []).append((length, row["ours GiB"]))
-        if dtype == "float32":
-            lines["seconds"].setdefault("matrix products alone", []).append((length, row["floor s"]))
         if dtype == "float32" and "peer s" in row:
             lines["seconds"].setdefault("multimolecule, float32", []).append((length, row["peer s"]))
             lines["peak memory (GiB)"].setdefault("multimolecule, float32", []).append((length, row["peer GiB"]))
@@ -59,9 +57,11 @@ def _draw(path: Path, panels: Mapping[str, Mapping[str, list[tuple[int, float]]]
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.8 * len(panels), 3.6), layout="constrained")
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     for place, (label, lines) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), place + 1)
-        for number, (name, points) in enumerate(lines.items()):
+        for name, points in lines.items():
+            number = names.index(name)
             x, y = zip(*sorted(points), strict=True)
             axes.plot(x, y, marker=MARKERS[number], color=COLOURS[number], label=name)
         axes.set(xscale="log", yscale="log", xlabel=x_label, ylabel=label)
