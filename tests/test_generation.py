@@ -96,6 +96,8 @@ def test_options_out_of_range_are_refused(options):
 
 def test_what_cannot_be_generated_is_said():
     llama = tiny_model("llama", "causal")
+    with pytest.raises(InputError, match=r"prompt: 1 .*'X'"):
+        llama.generate("ACGX", length=5)
     with pytest.raises(InputError, match="empty"):
         llama.generate("", length=3)
     with pytest.raises(ConfigError, match="100 \\+ 29 letters are more than the 128"):

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     **BASE,
     "families": {"nn", "ops", "tokenizers"},
-    "generation": {"families.protocol", "tokenizers"},
+    "generation": {"families.protocol", "tokenizers", "seq"},
     "model": {"families.protocol", "generation", "tokenizers"},
     "hub": {"families", "io", "tokenizers", "model", "nn"},
     "data": {"seq", "io", "tokenizers"},

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from chargaff.errors import ConfigError, InputError
 from chargaff.families.protocol import Encoded, State, StatefulBackbone
+from chargaff.seq.alphabet import require_letters
 from chargaff.tokenizers.protocol import Tokenizer
 
 PREFILL_TOKENS = 65_536
@@ -88,7 +89,9 @@ def continuations(
     unknown = [letter for letter in letters if letter not in tokenizer.vocab]
     if unknown or not letters:
         raise ConfigError(f"generation: the vocabulary has no tokens for the letters {unknown or letters!r}")
-    tokens = tokenizer.encode(np.frombuffer(text.upper().encode(), np.uint8), special=False)
+    bases = np.frombuffer(text.upper().encode(), np.uint8)
+    require_letters(bases, "ACGTN", where="prompt")
+    tokens = tokenizer.encode(bases, special=False)
     limit = backbone.rule.max_tokens
     if limit is not None and len(tokens) + length > limit:
         raise ConfigError(f"generation: {len(tokens)} + {length} letters are more than the {limit} the model takes")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from chargaff.errors import ConfigError, InputError
 from chargaff.io.bigwig import write_bigwig
-from chargaff.io.writers import Column, open_writer, output_format
+from chargaff.io.writers import Column, open_writer
 from chargaff.seq.alphabet import upper
 from chargaff.seq.interval import Strand
 from chargaff.workflows.score import ScoreJob, Scores, score
@@ -24,7 +24,7 @@ ROWS_AT_ONCE = 65_536
 
 def check_output(job: ScoreJob, output: Path, *, overwrite: bool) -> None:
     """Raises what can be known to go wrong with the output before anything is computed."""
-    if output.suffix.lower() not in BIGWIG_ENDINGS and output_format(output) not in ("parquet", "tsv"):
+    if not output.name.lower().endswith((".parquet", ".tsv", ".tsv.gz", *BIGWIG_ENDINGS)):
         raise ConfigError(f"output {output}: expected .parquet, .tsv, .tsv.gz or .bw")
     for path in (output, _summary_path(output)):
         if os.path.lexists(path) and not overwrite:
