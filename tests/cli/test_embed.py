@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pysam
 import pytest
+from safetensors.torch import load_file, save_file
 
 from chargaff.cli.main import ExitCode, main
 from chargaff.io.atomic import claim
@@ -195,12 +197,39 @@ def test_truncated_compressed_files_are_named(capsys, tmp_path, model):
         assert "truncated" in err
 
 
-def test_a_text_file_is_no_model(capsys, tmp_path, fasta):
-    (tmp_path / "weights.safetensors").write_text("these are no weights\n")
-    code, _, err = run(capsys, tmp_path / "weights.safetensors", fasta, "-o", tmp_path / "x.npy")
+def write_text(weights: Path) -> None:
+    weights.write_text("these are no weights\n")
+
+
+def rename_a_tensor(weights: Path) -> None:
+    tensors = load_file(weights)
+    tensors["backbone.strange"] = tensors.pop(next(iter(tensors)))
+    save_file(tensors, weights)
+
+
+def add_a_tensor(weights: Path) -> None:
+    tensors = load_file(weights)
+    save_file({**tensors, "backbone.strange": next(iter(tensors.values())).clone()}, weights)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "messages"),
+    [
+        (write_text, ["expected weights", "found text that begins with 'these are no weights'"]),
+        (rename_a_tensor, ["1 missing", "1 unexpected", "backbone.strange"]),
+        (add_a_tensor, ["1 unexpected", "backbone.strange"]),
+    ],
+)
+def test_weights_that_are_not_the_models_are_one_line(capsys, tmp_path, model, fasta, spoil, messages):
+    folder = tmp_path / "spoilt"
+    shutil.copytree(model, folder)
+    spoil(folder / "model.safetensors")
+    code, _, err = run(capsys, folder, fasta, "-o", tmp_path / "x.npy")
     assert code == ExitCode.USER_ERROR
-    assert err.startswith("chargaff: ")
-    assert "weights.safetensors" in err
+    (line,) = err.splitlines()
+    assert line.startswith(f"chargaff: {folder}")
+    assert not [message for message in messages if message not in line]
+    assert not (tmp_path / "x.npy").exists()
 
 
 def test_an_output_that_is_there_stays(capsys, tmp_path, model, fasta):

@@ -1,7 +1,7 @@
 """What the tests of kernels share: which backends to test, and how results are compared."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 
 import pytest
@@ -27,6 +27,17 @@ def fast_backends(op: ModuleType) -> list[object]:
                 marks = [pytest.mark.gpu] if device == "cuda" else []
                 params.append(pytest.param(backend.name, device, marks=marks, id=f"{backend.name}-{device}"))
     return params
+
+
+def with_gradients(call: Callable[..., dict[str, Tensor]], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Outputs of `call(inputs)`, and as "d" + name the gradient of a weighted sum of them for every input."""
+    leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
+    found = call(leaves)
+    rng = torch.Generator().manual_seed(0)
+    loss = sum((x * torch.randn(x.shape, generator=rng).bfloat16().to(x)).sum() for x in found.values())
+    gradients = torch.autograd.grad(loss, list(leaves.values()))
+    found.update({f"d{name}": g for name, g in zip(leaves, gradients, strict=True)})
+    return {name: x.detach() for name, x in found.items()}
 
 
 def tolerance(dtype: torch.dtype, float32: float) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from chargaff.errors import BackendError, InputError
 from chargaff.ops import slstm as op
 from chargaff.ops.slstm import SlstmState, slstm
-from tests.ops.kernels import assert_close, fast_backends, strided
+from tests.ops.kernels import assert_close, fast_backends, strided, with_gradients
 
 BACKENDS = fast_backends(op)
 GATES = ("igate", "fgate", "zgate", "ogate")
@@ -64,14 +64,8 @@ def call(inputs: dict[str, Tensor], **options: object) -> dict[str, Tensor]:
 
 
 def results(inputs: dict[str, Tensor], **options: object) -> dict[str, Tensor]:
-    """Outputs of `call`, and the gradient of a weighted sum of them for every input."""
-    leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
-    found = call(leaves, **options)
-    rng = torch.Generator().manual_seed(0)
-    loss = sum((x * torch.randn(x.shape, generator=rng).bfloat16().to(x)).sum() for x in found.values())
-    gradients = torch.autograd.grad(loss, list(leaves.values()))
-    found.update({f"d{name}": g for name, g in zip(leaves, gradients, strict=True)})
-    return {name: x.detach() for name, x in found.items()}
+    """Outputs of `call` and their gradients."""
+    return with_gradients(lambda leaves: call(leaves, **options), inputs)
 
 
 def truth(inputs: dict[str, Tensor], **options: object) -> dict[str, Tensor]:
