@@ -23,7 +23,8 @@ GRADIENT_TOLERANCE: dict[str, Tolerance] = {
     "caduceus": lambda b: 1e-4 * _largest(b) + 1e-7,
     "hyenadna": lambda b: 1e-3 * b.abs().double() + 5e-5,
     "llama": lambda b: max(2e-5 * _largest(b), 1e-30),
-    "nt": lambda b: max(1e-4 * _largest(b), 1e-10),
+    # keys' biases have no effect on a softmax: their stored gradients are rounding errors around 1e-8
+    "nt": lambda b: max(1e-4 * _largest(b), 1e-6),
 }
 GPU_FACTOR = 10.0
 

@@ -47,8 +47,8 @@ class Checkpoint:
     revision: str = ""
     """Commit of the hub repository; "" takes the newest."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """Every file that is needed -> its sha256, "" where none was recorded; empty: what the repository turns out to hold,
-    under the usual names."""
+    """Every file that is needed -> its sha256, "" where none was recorded; empty: the usual names, as far as the
+    repository has them."""
     labels: tuple[str, ...] = ()
     """Names of the head's outputs."""
     aliases: tuple[str, ...] = ()

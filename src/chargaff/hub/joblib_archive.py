@@ -13,7 +13,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class _ArrayHeader:
 class _Array(np.ndarray[Any, Any]):
     """What numpy's own reduction builds up, refusing objects."""
 
-    def __setstate__(self, state: Any) -> None:  # type: ignore[override]
+    def __setstate__(self, state: Any) -> None:
         _require_numbers(state[2])
         super().__setstate__(state)
 
@@ -120,7 +120,7 @@ _GLOBALS: Mapping[tuple[str, str], Any] = {
 class _Unpickler(pickle._Unpickler):
     """Plays the pickle with the table above and reads arrays where joblib put them, behind their headers."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, file: BinaryIO, size_bytes: int) -> None:
         super().__init__(file, encoding="latin1")
@@ -181,7 +181,7 @@ def _flatten(value: Any, place: str, tensors: dict[str, Tensor], path: Path) -> 
 
 def write_tree(tensors: Mapping[str, Tensor], path: Path) -> None:
     """The archive that `read_tree` and the JAX code bases read; the last part of a name is the parameter's."""
-    import joblib
+    import joblib  # type: ignore[import-untyped]
 
     tree: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
     for name, tensor in tensors.items():

@@ -1,8 +1,9 @@
 """Non-overlapping k-mers: the vocabularies of the Nucleotide Transformer (nt sheet 2)."""
 
 import itertools
+import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -62,8 +63,9 @@ class KmerTokenizer:
         """
         sizes = {4**k + extra: (k, version) for k in range(1, 8) for extra, version in ((9, "v1"), (11, "v2"))}
         if size not in sizes:
-            known = ", ".join(f"{number} ({k}-mers, {version})" for number, (k, version) in sizes.items() if k in (3, 6))
-            raise ConfigError(f"vocab_size: no k-mer vocabulary has {size} tokens; known: {known}")
+            raise ConfigError(
+                f"vocab_size: {size} is that of no k-mers; 6-mers have 4105 (v1) or 4107 (v2), 3-mers 73 or 75"
+            )
         k, version = sizes[size]
         return cls(k, "v1" if version == "v1" else "v2", model_max_length=model_max_length)
 
@@ -188,7 +190,7 @@ class KmerTokenizer:
         Args:
             model_max_length: longest input in tokens.
         """
-        names = ',\n  '.join(f'"{role}_token": "<{role}>"' for role in ("cls", "mask", "pad", "unk"))
+        names = ",\n  ".join(f'"{role}_token": "<{role}>"' for role in ("cls", "mask", "pad", "unk"))
         config = (
             '"clean_up_tokenization_spaces": true,\n  "eos_token": null,\n  '
             f'"model_max_length": {model_max_length},\n  "tokenizer_class": "EsmTokenizer"'
@@ -200,14 +202,25 @@ class KmerTokenizer:
         }
 
     @classmethod
-    def from_vocabulary(cls, lines: Sequence[str], *, model_max_length: int | None = None) -> "KmerTokenizer":
-        """The tokenizer of a published vocab.txt.
+    def from_published(cls, files: Mapping[str, str]) -> "KmerTokenizer":
+        """The tokenizer described by vocab.txt and tokenizer_config.json of a published repository.
+
+        Args:
+            files: file name -> content.
 
         Raises:
-            CheckpointError: another vocabulary, with the first line that differs.
+            CheckpointError: another vocabulary, with the first line that differs, or another class.
         """
+        if "vocab.txt" not in files:
+            raise CheckpointError("no vocab.txt beside tokenizer_config.json; get it from the same repository")
+        config = json.loads(files["tokenizer_config.json"])
+        if config.get("tokenizer_class", "EsmTokenizer") != "EsmTokenizer":
+            raise CheckpointError(
+                f"tokenizer_config.json: expected tokenizer_class EsmTokenizer, got {config['tokenizer_class']!r}"
+            )
+        lines, length = files["vocab.txt"].split(), config.get("model_max_length")
         try:
-            tokenizer = cls.for_vocabulary(len(lines), model_max_length=model_max_length)
+            tokenizer = cls.for_vocabulary(len(lines), model_max_length=length if isinstance(length, int) else None)
         except ConfigError as error:
             raise CheckpointError(f"vocab.txt: {error}") from None
         for number, (found, expected) in enumerate(zip(lines, tokenizer.vocab, strict=True), start=1):

@@ -126,10 +126,8 @@ class NucleotideTransformerConfig:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, strict: bool = False) -> "NucleotideTransformerConfig":
         """From a published config.json, hyperparams.json or JAX config, a checkpoint row, or a run file."""
-        if "attention_heads" in values or "embed_dim" in values:
-            values = _from_jax(values)
-        else:
-            values = _from_hub(values)
+        is_jax = "attention_heads" in values or "embed_dim" in values
+        values = _from_jax(values) if is_jax else _from_hub(values)
         for key, supported in _UNSUPPORTED.items():
             if values.get(key, supported) not in (supported, None):
                 raise ConfigError(f"config.{key}: {values[key]!r} is not supported, only {supported!r}")

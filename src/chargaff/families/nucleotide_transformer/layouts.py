@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from chargaff.errors import CheckpointError, ConfigError
 from chargaff.families.nucleotide_transformer.config import NucleotideTransformerConfig
@@ -51,7 +50,9 @@ _JAX_MODULES = [
     ("~/esm_roberta_lm_head/~/lm_final_fc", "head", {"b": "bias"}),
 ]
 """Module path behind the model's name as in the published archives, our module, names of its parameters."""
-_FROM_JAX = {f"{path}/{theirs}": f"{ours}.{name}" for path, ours, names in _JAX_MODULES for theirs, name in names.items()}
+_FROM_JAX = {
+    f"{path}/{theirs}": f"{ours}.{name}" for path, ours, table in _JAX_MODULES for theirs, name in table.items()
+}
 _TO_JAX = {ours: theirs for theirs, ours in _FROM_JAX.items()}
 _ROOT = "esm_transformer"
 _MATRIX = "/w"

@@ -60,6 +60,8 @@ class Projections(nn.Module):
         q, k, v = self.query(x).view(shape), self.key(x).view(shape), self.value(x).view(shape)
         if places.turns is not None:
             q, k = rotate_halves(q, *places.turns), rotate_halves(k, *places.turns)
+        if places.mask is not None and self.config.pads == "jax":
+            q = q * places.mask[..., None, None]  # reference quirk: all scores of a pad are equal, see `_allowed`
         return q, k, v
 
 
@@ -108,8 +110,8 @@ class Attention(nn.Module):
         allowed = keys[:, None, None]
         if self.config.pads != "jax":
             return allowed
-        # reference quirk: everything is forbidden to a pad, so that its scores are equal and it looks at everything;
-        # with a learned key it sees that one alone
+        # reference quirk: everything is forbidden to a pad, so that it looks at everything alike; with a learned key it
+        # sees that one alone
         others = torch.ones_like(keys)
         if self.config.add_bias_kv:
             others = torch.arange(keys.shape[1], device=keys.device).expand_as(keys) == keys.shape[1] - 1
@@ -121,7 +123,7 @@ class Attention(nn.Module):
         allowed, real = None, None
         if places.packing is not None:
             query, key = unpack(query, places.packing), unpack(key, places.packing)
-            real = query.new_zeros(query.shape[:2]).flatten().index_fill(0, places.packing.index, 1).view(query.shape[:2])
+            real = unpack(query.new_ones(len(places.packing.index)), places.packing)
             allowed = real.bool()[:, None]
         elif places.mask is not None:
             allowed = self._allowed(places.mask)[:, 0]
@@ -130,7 +132,7 @@ class Attention(nn.Module):
         scores = torch.einsum("bth,bsh->bts", query, key) * query.shape[-1] ** -0.5
         if allowed is not None:
             scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
-        weights = scores.softmax(-1)
+        weights: Tensor = scores.softmax(-1)
         return weights if real is None else weights * real.unsqueeze(2)
 
 
@@ -206,7 +208,8 @@ class Embeddings(nn.Module):
         x = self.word_embeddings(ids)
         real = ids != config.pad_token_id
         if config.token_dropout:
-            x = self._drop_tokens(x, ids, real if mask is None else mask.bool())
+            everything = torch.ones_like(real) if config.pads == "hub" else real
+            x = self._drop_tokens(x, ids, everything if mask is None else mask.bool())
         if config.embed_scale != 1:
             x = x * config.embed_scale
         if config.is_learned:
@@ -216,7 +219,7 @@ class Embeddings(nn.Module):
             x = self.layer_norm(x)
         if mask is not None and config.pads != "jax":
             x = x * mask.unsqueeze(2)
-        return x
+        return x  # type: ignore[no-any-return]
 
     def _drop_tokens(self, x: Tensor, ids: Tensor, real: Tensor) -> Tensor:
         """Zeros at <mask>, and the rest of the sequence scaled to the mean it had in pre-training."""
@@ -315,7 +318,9 @@ class NucleotideTransformer(nn.Module):
 
     def _leave(self, x: Tensor, places: Places) -> Tensor:
         """[B, T, D] again."""
-        return x if places.packing is None else unpack(x, places.packing)
+        if places.packing is not None:
+            return unpack(x, places.packing)
+        return x * places.mask.unsqueeze(2) if places.mask is not None and self.config.pads == "packed" else x
 
     def _wanted_maps(self, taps: Collection[str]) -> dict[int, tuple[int, ...]]:
         """Block -> heads."""
