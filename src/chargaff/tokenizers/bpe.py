@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import batched
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from chargaff.tokenizers.text import Padding, TextEncoding, Truncation
 Ids = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 
 SPECIAL_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
-PIECE_BP = 1 << 16
+PIECE_BP = 1 << 17
 """Longer sequences are cut into pieces of about this many letters."""
 PIECES_AT_ONCE = 32
 """Encoded together, by as many threads as the library takes."""
@@ -161,7 +161,8 @@ class BpeTokenizer:
         dtype = np.int16 if len(self.vocab) <= 1 << 15 else np.int32
         ends = ([self.vocab.index("[CLS]")], [self.vocab.index("[SEP]")]) if special else ([], [])
         parts = [np.array(ends[0], dtype)]
-        for pieces in batched(self._pieces(letters), PIECES_AT_ONCE):
+        remaining = self._pieces(letters)
+        while pieces := list(islice(remaining, PIECES_AT_ONCE)):
             texts = [piece.tobytes().decode("ascii") for piece in pieces]
             found = self._library.encode_batch_fast(texts, add_special_tokens=False)
             parts += [np.array(encoding.ids, dtype) for encoding in found]

@@ -86,9 +86,7 @@ class Merges:
                 middle = len(symbols) // 2
                 return first + sum(map(len, symbols[:middle]))
             else:
-                place = ranks.index(rank)
-                symbols[place : place + 2] = [symbols[place] + symbols[place + 1]]
-                done = rank
+                symbols, done = _apply(symbols, ranks, rank), rank
         return None
 
     @staticmethod
@@ -97,3 +95,14 @@ class Merges:
         ranks = rules.get(symbol, [])
         place = bisect_left(ranks, done)
         return place < len(ranks) and ranks[place] <= rank
+
+
+def _apply(symbols: list[str], ranks: list[int], rank: int) -> list[str]:
+    """The symbols after the rule of that rank; ranks are those of the pairs."""
+    joined: list[str] = []
+    place = 0
+    while place < len(symbols):
+        is_hit = place < len(ranks) and ranks[place] == rank
+        joined.append(symbols[place] + symbols[place + 1] if is_hit else symbols[place])
+        place += 2 if is_hit else 1
+    return joined

@@ -38,5 +38,8 @@ FAMILY = Family(
     published_files=published_files,
     extra_heads={"sequence": Classifier, "pooler": Pooler},
     fresh_heads=("pooler",),
-    tiny={"two-heads": _TINY, "three-heads": {**_TINY, "hidden_size": 18, "num_attention_heads": 3, "hidden_act": "relu"}},
+    tiny={
+        "two-heads": _TINY,
+        "three-heads": {**_TINY, "hidden_size": 18, "num_attention_heads": 3, "hidden_act": "relu"},
+    },
 )

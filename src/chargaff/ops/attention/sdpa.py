@@ -115,9 +115,7 @@ def _bias_vector(slopes: Tensor, longest: int, causal: bool, query: Tensor) -> T
     return vector.masked_fill(distance < 0, float("-inf")) if causal else vector
 
 
-def _biased(
-    query: Tensor, key: Tensor, value: Tensor, vector: Tensor, scale: float | None, dropout: float
-) -> Tensor:
+def _biased(query: Tensor, key: Tensor, value: Tensor, vector: Tensor, scale: float | None, dropout: float) -> Tensor:
     """With keys and values in reverse order, which the softmax does not mind, the bias of query i and key j is a
     function of i + j: a matrix whose row i is the vector from its i-th value on, and so a view with strides (1, 1)."""
     length, surplus = query.shape[1], vector.shape[1] // 2 + 1 - query.shape[1]
