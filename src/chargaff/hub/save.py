@@ -15,7 +15,7 @@ from chargaff.families import get_family
 from chargaff.families.protocol import StateDict
 from chargaff.hub.assign import shared_names
 from chargaff.hub.download import sha256_of
-from chargaff.hub.manifest import MANIFEST, describe_model
+from chargaff.hub.manifest import MANIFEST, describe_model, tokenizer_files
 from chargaff.io.atomic import publish, write_atomically, write_manifest
 from chargaff.model import Model
 
@@ -24,6 +24,8 @@ WEIGHTS = "model.safetensors"
 
 def save(model: Model, path: str | Path, *, overwrite: bool = False) -> None:
     """A folder with `model.safetensors` and `model.json`; `load` of it gives the same model to the bit.
+
+    A tokenizer with a vocabulary file of its own keeps it there, too.
 
     Args:
         path: folder that appears when it is complete.
@@ -35,6 +37,8 @@ def save(model: Model, path: str | Path, *, overwrite: bool = False) -> None:
     with publish(path, overwrite=overwrite) as part:
         part.mkdir()
         _write_tensors(stored_tensors(model), part / WEIGHTS)
+        for name, text in tokenizer_files(model.tokenizer).items():
+            write_atomically(part / name, text)
         write_manifest(part, MANIFEST, describe_model(model, {WEIGHTS: sha256_of(part / WEIGHTS)}))
 
 
@@ -59,6 +63,8 @@ def export(model: Model, path: str | Path, layout: str = "hub", *, overwrite: bo
         raise ConfigError(f"layout: {spec.family} can be written in {known}, got {layout!r}")
     labels = spec.labels or [f"LABEL_{index}" for index in range(spec.head_options.get("num_outputs", 0))]
     texts = family.published_files(spec.config, spec.head, spec.context_bp, labels)
+    if tokenizer_files(model.tokenizer):
+        texts = {**texts, **model.tokenizer.published_files()}  # type: ignore[attr-defined]
     tensors = _renamed(write, model, layout)
     with publish(path, overwrite=overwrite) as part:
         part.mkdir()

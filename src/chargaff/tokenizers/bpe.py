@@ -70,7 +70,7 @@ class BpeTokenizer:
     definition: str = field(default_factory=letters_definition, repr=False)
     """Content of tokenizer.json; by default single letters without merges, which no published model has."""
     case: Literal["upper", "exact"] = "upper"
-    """Of arrays. upper: lower-case letters count as upper-case ones; exact: as unknown, as the published file has it."""
+    """Of arrays. upper: lower-case letters count as upper-case ones; exact: as unknown, as in the published file."""
     unknown: Literal["token", "refuse"] = "token"
     """Of arrays: N and other letters become [UNK] each, or raise InputError."""
     padding_side: Literal["left", "right"] = "right"
@@ -110,7 +110,11 @@ class BpeTokenizer:
         """File name -> content of the tokenizer files in published repositories."""
         limit = self.model_max_length if model_max_length is None else model_max_length
         roles = {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast", **roles, "padding_side": self.padding_side}
+        settings: dict[str, str | int] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **roles,
+            "padding_side": self.padding_side,
+        }
         if limit is not None:
             settings["model_max_length"] = limit
         return {"tokenizer.json": self.definition, "tokenizer_config.json": json.dumps(settings, indent=2) + "\n"}

@@ -1,18 +1,19 @@
 """Where a sequence may be cut so that the pieces' byte-pair encodings, joined, are the encoding of the whole.
 
-Byte-pair encoding applies its merges in the order of their ranks, each from left to right, and a merge never makes room
-for one of lower rank. So a boundary that no merge ever crosses splits the work into two halves that know nothing of each
-other: there, and only there, a sequence may be cut.
+Byte-pair encoding applies its merges in the order of their ranks, each from left to right, and a merge never makes
+room for one of lower rank. So a boundary that no merge ever crosses splits the work into two halves that know nothing
+of each other: there, and only there, a sequence may be cut.
 
-Whether a boundary is one can be told from a stretch of letters around it. The merges inside the stretch are carried out
-in order. Beyond its ends anything may stand, so before each merge the outermost symbols are given up if some merge of
-lower or equal rank could join them with an unknown neighbour. What is left when no merge remains are tokens of the whole
-sequence, whatever the rest of it is.
+Whether a boundary is one can be told from a stretch of letters around it. The merges inside the stretch are carried
+out in order. Beyond its ends anything may stand, so before each merge the outermost symbols are given up if some merge
+of lower or equal rank could join them with an unknown neighbour. What is left when no merge remains are tokens of the
+whole sequence, whatever the rest of it is.
 """
 
 import json
 from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -76,7 +77,7 @@ class Merges:
         symbols, first = list(text), 0  # `first` letters are given up on the left
         done = 0  # rules below this rank have been carried out
         while symbols:
-            ranks = [self.rank.get(pair, _NEVER) for pair in zip(symbols, symbols[1:], strict=False)]
+            ranks = [self.rank.get(pair, _NEVER) for pair in pairwise(symbols)]
             rank = min(ranks, default=_NEVER)
             if self._could_join(self.as_right, symbols[0], done, rank):
                 first += len(symbols.pop(0))

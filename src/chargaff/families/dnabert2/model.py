@@ -231,6 +231,7 @@ class Dnabert2(nn.Module):
             return states if packing is None else unpack(states, packing)
 
         for depth, block in enumerate(self.blocks, start=1):
+            assert isinstance(block, Block)
             for name in taps:
                 if name == f"attn.{depth}" or name.startswith(f"attn.{depth}."):
                     head = name.split(".")[2:]
@@ -286,7 +287,8 @@ class Pooler(nn.Module):
 
     def forward(self, encoded: Encoded, mask: Tensor | None = None) -> Tensor:
         """[B, T, D] -> [B, outputs]."""
-        return self.dense(encoded.hidden[:, 0]).tanh()
+        pooled: Tensor = self.dense(encoded.hidden[:, 0]).tanh()
+        return pooled
 
 
 class Classifier(nn.Module):

@@ -39,8 +39,8 @@ def run(
         return _fused(query, key, value, None, *options)
     if positions is not None:
         every = [query.shape[1]] * query.shape[0]
-        flat = (x.flatten(0, 1) for x in (query, key, value))
-        return _packed(*flat, every, slopes, positions.flatten(), *options).view(query.shape)
+        q, k, v = (x.flatten(0, 1) for x in (query, key, value))
+        return _packed(q, k, v, every, slopes, positions.flatten(), *options).view(query.shape)
     return _biased(query, key, value, _bias_vector(slopes, query.shape[1], causal, query), scale, dropout)
 
 
@@ -63,8 +63,8 @@ def _masked(
         positions = positions.flatten()[index]
     elif has_holes:
         positions = index % mask.shape[1]
-    packed = (x.flatten(0, 1)[index] for x in (query, key, value))
-    found = _packed(*packed, real.sum(1).tolist(), slopes, positions, causal, scale, dropout)
+    q, k, v = (x.flatten(0, 1)[index] for x in (query, key, value))
+    found = _packed(q, k, v, real.sum(1).tolist(), slopes, positions, causal, scale, dropout)
     return query.new_zeros(query.shape).flatten(0, 1).index_copy(0, index, found).view(query.shape)
 
 
