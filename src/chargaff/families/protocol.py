@@ -77,6 +77,8 @@ class Family:
     """What the language-model head was trained for."""
     strands: Callable[[Any], str] = lambda config: "forward-only"
     """config -> what the model does about the two strands by construction: "equivariant" or "forward-only"."""
+    pooling: str = "mean"
+    """How the authors pool token states; a checkpoint row may say otherwise."""
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     """"hub" | "lightning" | "jax" | ..."""
     recognises: Callable[[Mapping[str, Any]], bool] = lambda published: False
@@ -87,6 +89,8 @@ class Family:
     labels: names of a classifier's outputs. Raises ConfigError for a head that has no published form."""
     extra_heads: Mapping[str, Callable[[Any, nn.Module, int], nn.Module]] = field(default_factory=dict)
     """(config, backbone, num_outputs) -> head, for kinds where this family brings its own ("segmentation", ...)."""
+    fresh_heads: tuple[str, ...] = ()
+    """Those of extra_heads that `load` makes afresh, with a warning, where a file lacks them."""
     tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Variant name -> config small enough for tests that must run in well under a second."""
 

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from chargaff.errors import ConfigError
 from chargaff.families import list_families
 
-HEADS = ("lm", "sequence", "token", "segmentation", "none")
+HEADS = ("lm", "sequence", "token", "segmentation", "pooler", "none")
 POOLINGS = ("mean", "mean-all", "max", "first", "last", "centre", "cls", "none")
 STRANDS = ("equivariant", "conjoined", "averaged", "forward-only")
 
@@ -86,17 +86,17 @@ def list_checkpoints() -> tuple[Checkpoint, ...]:
 
 
 def get_checkpoint(name: str) -> Checkpoint:
-    """The row of that name or alias.
+    """The row of that name or alias, in upper or lower case.
 
     Raises:
         ConfigError: there is none; the message suggests the nearest names.
     """
-    rows = {name: row for row in list_checkpoints() for name in (row.name, *row.aliases)}
-    if name not in rows:
-        near = difflib.get_close_matches(name, rows, n=3, cutoff=0.5)
+    rows = {name.lower(): row for row in list_checkpoints() for name in (row.name, *row.aliases)}
+    if name.lower() not in rows:
+        near = difflib.get_close_matches(name.lower(), rows, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(rows)}"
         raise ConfigError(f"model: no checkpoint is called {name!r}; {hint}")
-    return rows[name]
+    return rows[name.lower()]
 
 
 def parse_rows(family: str, text: str) -> tuple[Checkpoint, ...]:

@@ -4,6 +4,7 @@ import difflib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from chargaff.errors import CheckpointError, ConfigError
@@ -15,7 +16,7 @@ from chargaff.hub.manifest import MANIFEST, parse_spec, parse_tokenizer, read_js
 from chargaff.model import ModelSpec
 from chargaff.tokenizers.protocol import Tokenizer
 
-_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 _LONGEST_BP = 10**9
 """A larger `model_max_length` means that there is no limit."""
 _LOG = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def describe(files: LocalFiles, overrides: Mapping[str, Any]) -> Description:
         return _describe_row(files, files.checkpoint, published, overrides)
     name, family = _recognise(published, files)
     config = _parse(family, published, overrides, str(files.config))
-    tokenizer, context_bp = _published_tokenizer(files, family.tokenizer(config))
+    tokenizer, context_bp = _published_tokenizer(files, family.tokenizer(config), config)
     spec = ModelSpec(
         name,
         config,
@@ -68,6 +69,7 @@ def describe(files: LocalFiles, overrides: Mapping[str, Any]) -> Description:
         name=files.name,
         labels=_labels(published),
         context_bp=context_bp,
+        pooling=family.pooling,
         strands=family.strands(config),
         notes={"commit": files.commit} if files.commit else {},
     )
@@ -84,7 +86,7 @@ def _describe_row(
     differing = [key for key in row.config if key not in overrides and getattr(config, key) != getattr(stated, key)]
     if differing:
         _LOG.warning("%s: its config.json differs from the catalogue in %s and is followed", row.name, differing)
-    tokenizer, _ = _published_tokenizer(files, family.tokenizer(config))
+    tokenizer, _ = _published_tokenizer(files, family.tokenizer(config), config)
     spec = ModelSpec(
         row.family,
         config,
@@ -134,17 +136,18 @@ def _parse(family: Family, published: Mapping[str, Any], overrides: Mapping[str,
         raise CheckpointError(f"{where}: {error}") from error
 
 
-def _published_tokenizer(files: LocalFiles, tokenizer: Tokenizer) -> tuple[Tokenizer, int | None]:
+def _published_tokenizer(files: LocalFiles, tokenizer: Tokenizer, config: Any) -> tuple[Tokenizer, int | None]:
     """The tokenizer as the files beside the weights set it up, and the length they give, in bases.
 
     Raises:
-        CheckpointError: they describe another vocabulary than the family's.
+        CheckpointError: they describe another vocabulary than the family's, or lack one that is only to be had there.
     """
     folder = files.weights.parent
-    texts = {
-        name: (folder / name).read_text(encoding="utf-8") for name in _TOKENIZER_FILES if (folder / name).is_file()
-    }
+    names = getattr(type(tokenizer), "PUBLISHED", _TOKENIZER_FILES)
+    texts = {name: (folder / name).read_text(encoding="utf-8") for name in names if (folder / name).is_file()}
     read = getattr(type(tokenizer), "from_published", None)
+    if read is not None and hasattr(type(tokenizer), "FILES"):
+        return _tokenizer_of_files(folder, read, texts, config.vocab_size), None
     if _TOKENIZER_FILES[0] not in texts or read is None:
         return tokenizer, None
     published: Tokenizer = read(texts)
@@ -156,6 +159,20 @@ def _published_tokenizer(files: LocalFiles, tokenizer: Tokenizer) -> tuple[Token
     length = read_json(folder / _TOKENIZER_FILES[0]).get("model_max_length")
     is_limit = isinstance(length, int) and length < _LONGEST_BP and tokenizer.complement is not None
     return published, length if is_limit else None
+
+
+def _tokenizer_of_files(folder: Path, read: Any, texts: Mapping[str, str], num_rows: int) -> Tokenizer:
+    """A tokenizer whose vocabulary is a file; `num_rows` is what the embedding has."""
+    try:
+        found: Tokenizer = read(texts)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    if len(found.vocab) > num_rows:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has {len(found.vocab):,} tokens, the model's embedding {num_rows:,} rows: "
+            "the vocabulary is another model's"
+        )
+    return found
 
 
 def _labels(published: Mapping[str, Any]) -> tuple[str, ...]:

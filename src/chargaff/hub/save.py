@@ -16,7 +16,7 @@ from chargaff.families.protocol import StateDict
 from chargaff.hub.assign import shared_names
 from chargaff.hub.download import sha256_of
 from chargaff.hub.joblib_archive import write_tree
-from chargaff.hub.manifest import MANIFEST, describe_model
+from chargaff.hub.manifest import MANIFEST, describe_model, tokenizer_files
 from chargaff.io.atomic import publish, write_atomically, write_manifest
 from chargaff.model import Model
 
@@ -28,6 +28,8 @@ ARCHIVE = "pytree_ckpt.joblib"
 def save(model: Model, path: str | Path, *, overwrite: bool = False) -> None:
     """A folder with `model.safetensors` and `model.json`; `load` of it gives the same model to the bit.
 
+    A tokenizer with a vocabulary file of its own keeps it there, too.
+
     Args:
         path: folder that appears when it is complete.
         overwrite: replace what is there.
@@ -38,6 +40,8 @@ def save(model: Model, path: str | Path, *, overwrite: bool = False) -> None:
     with publish(path, overwrite=overwrite) as part:
         part.mkdir()
         _write_tensors(stored_tensors(model), part / WEIGHTS)
+        for name, text in tokenizer_files(model.tokenizer).items():
+            write_atomically(part / name, text)
         write_manifest(part, MANIFEST, describe_model(model, {WEIGHTS: sha256_of(part / WEIGHTS)}))
 
 
@@ -64,6 +68,8 @@ def export(model: Model, path: str | Path, layout: str = "hub", *, overwrite: bo
         raise ConfigError(f"layout: {spec.family} can be written in {known}, got {layout!r}")
     labels = spec.labels or [f"LABEL_{index}" for index in range(spec.head_options.get("num_outputs", 0))]
     texts = describe(spec.config, spec.head, spec.context_bp, labels)
+    if tokenizer_files(model.tokenizer):
+        texts = {**texts, **model.tokenizer.published_files()}  # type: ignore[attr-defined]
     tensors = _renamed(write, model, layout)
     with publish(path, overwrite=overwrite) as part:
         part.mkdir()

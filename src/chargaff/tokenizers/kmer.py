@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,9 @@ class KmerTokenizer:
     `encode` takes sequence arrays, where every byte is a base; `encode_text` and `tokenize` take strings as the
     published tokenizers do, special tokens spelled out in them included.
     """
+
+    PUBLISHED: ClassVar[tuple[str, ...]] = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+    """Files of a published repository that `from_published` wants to see."""
 
     k: int = 6
     """Bases of a long token."""

@@ -82,8 +82,8 @@ def attention_weights(
 def alibi_slopes(heads: int) -> Tensor:
     """[heads] float32, for any number of heads.
 
-    A power of two, n: r, r^2, ..., r^n with r = 2^(-8 / n). Otherwise those of the next lower power of two p, then every
-    second one of those of 2p.
+    A power of two, n: r, r^2, ..., r^n with r = 2^(-8 / n). Otherwise those of the next lower power of two p, then
+    every second one of those of 2p.
     """
     if heads < 1:
         raise InputError(f"attention: expected at least one head, got {heads}")

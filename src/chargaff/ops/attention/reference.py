@@ -27,7 +27,8 @@ def run(
     """Quadratic in memory; float64 inputs stay float64, others are computed in float32."""
     if lengths is not None:
         places = torch.arange(len(query), device=query.device) if positions is None else positions
-        pieces = zip(*(x.split(list(lengths)) for x in (query, key, value, places)), strict=True)
+        sizes = list(lengths)
+        pieces = zip(*(torch.split(x, sizes) for x in (query, key, value, places)), strict=True)
         each = [
             run(q[None], k[None], v[None], None, None, slopes, p[None], causal, scale, dropout)[0]
             for q, k, v, p in pieces

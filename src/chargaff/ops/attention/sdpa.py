@@ -39,8 +39,8 @@ def run(
         return _fused(query, key, value, None, *options)
     if positions is not None:
         every = [query.shape[1]] * query.shape[0]
-        flat = (x.flatten(0, 1) for x in (query, key, value))
-        return _packed(*flat, every, slopes, positions.flatten(), *options).view(query.shape)
+        q, k, v = (x.flatten(0, 1) for x in (query, key, value))
+        return _packed(q, k, v, every, slopes, positions.flatten(), *options).view(query.shape)
     return _biased(query, key, value, _bias_vector(slopes, query.shape[1], causal, query), scale, dropout)
 
 
@@ -63,8 +63,8 @@ def _masked(
         positions = positions.flatten()[index]
     elif has_holes:
         positions = index % mask.shape[1]
-    packed = (x.flatten(0, 1)[index] for x in (query, key, value))
-    found = _packed(*packed, real.sum(1).tolist(), slopes, positions, causal, scale, dropout)
+    q, k, v = (x.flatten(0, 1)[index] for x in (query, key, value))
+    found = _packed(q, k, v, real.sum(1).tolist(), slopes, positions, causal, scale, dropout)
     return query.new_zeros(query.shape).flatten(0, 1).index_copy(0, index, found).view(query.shape)
 
 
@@ -115,9 +115,7 @@ def _bias_vector(slopes: Tensor, longest: int, causal: bool, query: Tensor) -> T
     return vector.masked_fill(distance < 0, float("-inf")) if causal else vector
 
 
-def _biased(
-    query: Tensor, key: Tensor, value: Tensor, vector: Tensor, scale: float | None, dropout: float
-) -> Tensor:
+def _biased(query: Tensor, key: Tensor, value: Tensor, vector: Tensor, scale: float | None, dropout: float) -> Tensor:
     """With keys and values in reverse order, which the softmax does not mind, the bias of query i and key j is a
     function of i + j: a matrix whose row i is the vector from its i-th value on, and so a view with strides (1, 1)."""
     length, surplus = query.shape[1], vector.shape[1] // 2 + 1 - query.shape[1]
