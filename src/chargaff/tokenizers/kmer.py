@@ -23,6 +23,8 @@ _SPECIAL = ("<unk>", "<pad>", "<mask>", "<cls>")
 _ENDS = ("<eos>", "<bos>")
 _N, _UNKNOWN = 4, 5
 """Codes of what is no base."""
+_RUN_BP = 1000
+"""Runs of at least this length on average are worth a step each."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +129,18 @@ class KmerTokenizer:
             InputError: a letter that is no base or N, with ambiguous = "error".
         """
         codes = translate(seq, self._codes)
-        has_breaks = codes.size and int(codes.max()) >= _N
-        if has_breaks and self.ambiguous == "error" and int(codes.max()) == _UNKNOWN:
+        front = [self.cls_id] if special and self.adds_cls else []
+        highest = int(codes.max()) if codes.size else 0
+        if highest < _N:
+            ids = np.empty(len(front) + self._num_tokens(len(codes)), self._dtype)
+            ids[: len(front)] = front
+            self._fill(codes, ids[len(front) :])
+            return ids
+        if highest == _UNKNOWN and self.ambiguous == "error":
             place = int(np.argmax(codes == _UNKNOWN))
             raise InputError(f"sequence: {chr(seq[place])!r} at offset {place:,} is none of A, C, G, T, N")
-        front = [self.cls_id] if special and self.adds_cls else []
-        ids = self._pieces(codes) if has_breaks else self._whole(codes)
+        edges = np.flatnonzero(np.diff(codes >= _N)) + 1
+        ids = self._runs(codes, edges) if len(edges) * _RUN_BP < len(codes) else self._pieces(codes)
         return np.concatenate([np.array(front, self._dtype), ids])
 
     def encode_text(self, text: str, *, rules: Literal["hub", "jax"] = "hub") -> list[int]:
@@ -253,17 +261,31 @@ class KmerTokenizer:
         singles = self.first_kmer_id + 4**self.k
         return np.array([*range(singles, singles + 5), self.unk_id], self._dtype)
 
-    def _whole(self, codes: Letters) -> Ids:
-        """Ids of [L] bases, none of them N."""
+    def _num_tokens(self, length_bp: int) -> int:
+        """Of a sequence without N."""
+        return length_bp if self.k == 1 else sum(divmod(length_bp, self.k))
+
+    def _fill(self, codes: Letters, ids: Ids) -> None:
+        """The ids of [L] bases, none of them N, into a place for `_num_tokens` of them."""
         num_long = 0 if self.k == 1 else len(codes) // self.k
-        long, rest = codes[: num_long * self.k], codes[num_long * self.k :]
-        columns = long.reshape(num_long, self.k)
-        number = columns[:, 0].astype(self._dtype)
+        columns, number = codes[: num_long * self.k].reshape(num_long, self.k), ids[:num_long]
+        number[:] = columns[:, 0]
         for column in range(1, self.k):
             number <<= 2
             number |= columns[:, column]
-        number += np.array(self.first_kmer_id, self._dtype)
-        return np.concatenate([number, self._single[rest]])
+        number += self._dtype(self.first_kmer_id)
+        ids[num_long:] = self._single[codes[num_long * self.k :]]
+
+    def _runs(self, codes: Letters, edges: npt.NDArray[np.int64]) -> Ids:
+        """As `_pieces`, for long runs of bases and of others that change at `edges`."""
+        found = []
+        for run in np.split(codes, edges):
+            if run.size and run[0] < _N:
+                found.append(np.empty(self._num_tokens(len(run)), self._dtype))
+                self._fill(run, found[-1])
+            else:
+                found.append(self._single[run])
+        return np.concatenate(found)
 
     def _pieces(self, codes: Letters) -> Ids:
         """Ids of [L] bases with N or unknown letters among them; the k-mers start anew behind each."""

@@ -281,8 +281,8 @@ class NucleotideTransformer(nn.Module):
         """[B, T] -> Encoded.
 
         Taps: "layer.k" is the residual stream after block k (0: the embedding), "layer.k.branch" what the feed-forward
-        part of block k added; both [B, T, D]. "attn.k.h" is the attention map of block k (from 1) and head h (from 0),
-        [B, T, T] (query, key). The published "embeddings of the last layer" are `hidden`.
+        part of block k added; both [B, T, D]. "attn.k" are the attention maps of block k (from 1), [B, H, T, T] (query,
+        key), "attn.k.h" that of head h (from 0), [B, T, T]. The published "embeddings of the last layer" are `hidden`.
 
         Raises:
             InputError: more tokens than the position table has rows.
@@ -297,7 +297,9 @@ class NucleotideTransformer(nn.Module):
         for depth, block in enumerate(self.encoder.layer, start=1):
             heads = wanted.get(depth, ())
             x, branch, maps = run_block(block, x, places, heads, recompute=self.checkpointing)
-            found |= {f"attn.{depth}.{head}": weights for head, weights in maps.items()}
+            found |= {name: maps[head] for head in heads if (name := f"attn.{depth}.{head}") in taps}
+            if f"attn.{depth}" in taps:
+                found[f"attn.{depth}"] = torch.stack([maps[head] for head in range(self.num_heads)], 1)
             for name, state in ((f"layer.{depth}", x), (f"layer.{depth}.branch", branch)):
                 if name in taps:
                     found[name] = self._leave(state, places)
@@ -328,13 +330,13 @@ class NucleotideTransformer(nn.Module):
         for name in taps:
             if not name.startswith("attn."):
                 continue
-            layer, head = (int(part) for part in name.split(".")[1:])
-            if not (1 <= layer <= len(self.blocks) and 0 <= head < self.num_heads):
+            layer, *head = (int(part) for part in name.split(".")[1:])
+            if not (1 <= layer <= len(self.blocks) and 0 <= sum(head) < self.num_heads):
                 raise ConfigError(
-                    f"attention: no map of layer {layer}, head {head}; layers are 1 to {len(self.blocks)}, heads 0 to "
+                    f"attention: there is no {name!r}; layers are 1 to {len(self.blocks)}, heads 0 to "
                     f"{self.num_heads - 1}"
                 )
-            wanted[layer] = (*wanted.get(layer, ()), head)
+            wanted[layer] = tuple(dict.fromkeys((*wanted.get(layer, ()), *(head or range(self.num_heads)))))
         return wanted
 
     def _require_length(self, length: int) -> None:
