@@ -172,8 +172,8 @@ def _flatten(value: Any, place: str, tensors: dict[str, Tensor], path: Path) -> 
         for key, inner in value.items():
             _flatten(inner, f"{place}/{key}" if place else str(key), tensors, path)
     elif isinstance(value, np.ndarray) and place:
-        array = np.ascontiguousarray(value).view(np.ndarray)
-        native = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
+        array = value.view(np.ndarray)
+        native = array.astype(array.dtype.newbyteorder("="), order="C", copy=not array.flags.writeable)
         tensors[place] = torch.from_numpy(native)
     else:
         raise CheckpointError(f"{path}: {place or 'the whole'} is {type(value).__name__}, expected arrays")

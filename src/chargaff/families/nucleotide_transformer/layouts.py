@@ -18,7 +18,8 @@ _READ_HUB = [
     (r"(?:esm\.)?embeddings\.position_ids", None),  # a buffer of old files
     (r"(?:esm\.)?contact_head\.regression\.(?:weight|bias)", None),  # never trained for DNA
     (r"(?:esm\.)?pooler\.dense\.(?:weight|bias)", None),  # of a bare encoder, never trained
-    (r"(?:esm\.)?encoder\.layer\.\d+\.attention\.self\.rotary_embeddings\.inv_freq", None),  # follows from the config
+    # follows from the config; newer libraries keep one for all blocks
+    (r"(?:esm\.)?(?:encoder\.layer\.\d+\.attention\.self\.)?rotary_embeddings\.inv_freq", None),
     (r"(?:esm\.)?(embeddings|encoder)\.(.*)", r"backbone.\1.\2"),
     (r"(?:lm_head|classifier)\.(.*)", r"head.\1"),
 ]
