@@ -8,7 +8,6 @@ part in anything (embeddings and logits are zero there), and attention maps are 
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -95,18 +94,21 @@ class Forward:
             "logits" [B, T, V]; "embeddings_<layer>" [B, T, D], of the last layer after the head's first norm;
             "attention_map_layer_<layer>_number_<number>" [B, T, T].
         """
-        ids = torch.as_tensor(tokens, device=self.model.device)
+        taps, ids = self.taps(), torch.as_tensor(tokens, device=self.model.device)
         mask = ids != self.model.tokenizer.pad_id
         with evaluating(self.model), autocast(self.model.device, self.dtype):
-            output = self.model(ids, None if bool(mask.all()) else mask, taps=set(self._taps.values()) - {"hidden"})
+            output = self.model(ids, None if bool(mask.all()) else mask, taps=set(taps.values()) - {"hidden"})
         assert output.logits is not None
         states: Mapping[str, Tensor] = {**output.encoded.taps, "hidden": output.encoded.hidden}
-        found = {name: states[tap].float() for name, tap in self._taps.items()}
+        found = {name: states[tap].float() for name, tap in taps.items()}
         return {"logits": output.logits * mask.unsqueeze(2), **found}
 
-    @cached_property
-    def _taps(self) -> dict[str, str]:
-        """Name of an output -> where it is tapped."""
+    def taps(self) -> dict[str, str]:
+        """Name of each output that was asked for -> where it is tapped.
+
+        Raises:
+            ConfigError: a layer or a map that does not exist.
+        """
         backbone: Any = self.model.backbone
         depth, heads = len(backbone.blocks), backbone.num_heads
         taps = {}
@@ -165,7 +167,7 @@ def get_pretrained_model(
         attention_numbering,
         torch.bfloat16 if mixed_precision else None,
     )
-    assert forward._taps is not None  # checks the layers and heads
+    forward.taps()  # complains now about what does not exist
     kmers = KmerTokenizer.for_vocabulary(config.vocab_size)
     kmers = replace(kmers, has_trailing_ends=kmers.version == "v1")
     length = None if max_positions is None else min(max_positions, config.max_tokens)
