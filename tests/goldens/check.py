@@ -3,8 +3,8 @@
     python tests/goldens/check.py PATH... [--device cuda] [--backend auto]
 
 PATH is a golden file, a folder of them, or a checkpoint folder in published layout. The kind in a file's metadata says
-what to run (../shared/goldens/KINDS.md); names of files mean nothing. One line a file, then `N passed, N failed` and how
-many were skipped, if any, because they need a file that is not part of the repository.
+what to run (../shared/goldens/KINDS.md); names of files mean nothing. One line a file, then `N passed, N failed` and
+how many were skipped, if any, because they need a file that is not part of the repository.
 """
 
 import argparse

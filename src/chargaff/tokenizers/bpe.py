@@ -19,7 +19,7 @@ from chargaff.tokenizers.text import Padding, TextEncoding, Truncation
 Ids = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 
 SPECIAL_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
-PIECE_BP = 1 << 17
+PIECE_BP = 1 << 16
 """Longer sequences are cut into pieces of about this many letters."""
 PIECES_AT_ONCE = 32
 """Encoded together, by as many threads as the library takes."""
