@@ -42,6 +42,8 @@ class InputRule:
     """masked: pad freely; causal: on the right only; never: batches of equal length."""
     n_bases: Literal["token", "zero", "forbidden"] = "token"
     """What becomes of N: a token of its own, an all-zero row, or not allowed."""
+    needs_special: bool = False
+    """The tokenizer's special tokens belong to every input, whatever is done with the states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,10 @@ class Layout:
     """(published tensors, config) -> ours, tied duplicates and all; CheckpointError for a name no rule knows."""
     write: Callable[[StateDict, Any], StateDict] | None = None
     """(ours without tied duplicates, config) -> published; None: this layout is only read."""
+    files: Callable[[Any, str, int | None, Sequence[str]], Mapping[str, str]] | None = None
+    """As `Family.published_files`, where this layout has files of its own."""
+    archive: Literal["safetensors", "joblib"] = "safetensors"
+    """What the tensors are written in; "joblib" is the pickled tree of the JAX code bases."""
 
 
 @dataclass(frozen=True, slots=True)

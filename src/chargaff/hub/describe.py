@@ -73,8 +73,8 @@ def describe(files: LocalFiles, overrides: Mapping[str, Any]) -> Description:
         strands=family.strands(config),
         notes={"commit": files.commit} if files.commit else {},
     )
-    is_training = files.weights.suffix == ".ckpt" and "lightning" in family.layouts
-    return Description(spec, "lightning" if is_training else "hub", tokenizer)
+    special = {".ckpt": "lightning", ".joblib": "jax"}.get(files.weights.suffix, "hub")
+    return Description(spec, special if special in family.layouts else "hub", tokenizer)
 
 
 def _describe_row(
@@ -152,8 +152,9 @@ def _published_tokenizer(files: LocalFiles, tokenizer: Tokenizer, config: Any) -
         return tokenizer, None
     published: Tokenizer = read(texts)
     if published.vocab != tokenizer.vocab:
+        theirs, ours = (f"{len(v)} tokens, {' '.join(v[:12])} ..." for v in (published.vocab, tokenizer.vocab))
         raise CheckpointError(
-            f"{folder / _TOKENIZER_FILES[0]}: the vocabulary is {published.vocab}, expected {tokenizer.vocab}"
+            f"{folder / _TOKENIZER_FILES[0]}: the vocabulary is {theirs}; that of the model is {ours}"
         )
     length = read_json(folder / _TOKENIZER_FILES[0]).get("model_max_length")
     is_limit = isinstance(length, int) and length < _LONGEST_BP and tokenizer.complement is not None
