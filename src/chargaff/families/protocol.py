@@ -90,7 +90,8 @@ class Family:
     extra_heads: Mapping[str, Callable[[Any, nn.Module, int], nn.Module]] = field(default_factory=dict)
     """(config, backbone, num_outputs) -> head, for kinds where this family brings its own ("segmentation", ...)."""
     fresh_heads: tuple[str, ...] = ()
-    """Those of extra_heads that `load` makes afresh, with a warning, where a file lacks them."""
+    """Those of extra_heads that give vectors, not answers: as wide as the states unless `num_outputs` says otherwise,
+    and made afresh by `load`, with a warning, where a file lacks them."""
     tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Variant name -> config small enough for tests that must run in well under a second."""
 

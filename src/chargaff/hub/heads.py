@@ -36,6 +36,8 @@ def build_head(
     if own is None and kind not in ("sequence", "token"):
         raise _unknown_head(family, kind)
     num_outputs = options.get("num_outputs")
+    if kind in family.fresh_heads and not num_outputs:
+        options, num_outputs = {**options, "num_outputs": backbone.width}, backbone.width
     if not isinstance(num_outputs, int) or num_outputs < 1:
         raise ConfigError(f"model.head: a {kind!r} head needs num_outputs, a positive integer, got {num_outputs!r}")
     if own is not None:
@@ -99,7 +101,7 @@ def options_from(kind: str, family: Family, config: Any, backbone: Any, state: M
         for axis, size in enumerate(tensor.shape):
             if two[name].shape[axis] != size and f"head.{name}" in state:
                 return {"num_outputs": state[f"head.{name}"].shape[axis]}
-    return {"num_outputs": backbone.width} if kind in family.fresh_heads else {}
+    return {}
 
 
 def fresh_head(family: Family, kind: str, config: Any, backbone: nn.Module, num_outputs: int) -> dict[str, Tensor]:
