@@ -29,7 +29,7 @@ from chargaff.workflows.cost import Cost
 from chargaff.workflows.labelled import LabelledData, open_data
 from chargaff.workflows.pretrain import step_cost
 from chargaff.workflows.provenance import provenance
-from chargaff.workflows.training import open_model, record_run, resumable
+from chargaff.workflows.training import open_model, record_run, resumable, suited_rule
 
 __all__ = ["FinetuneResult", "FinetuneRun", "Finetuning", "finetune", "load_run", "open_finetuning"]
 
@@ -99,7 +99,7 @@ def open_finetuning(run: FinetuneRun) -> Finetuning:
     if "monitor" not in run.train.model_fields_set and data.metric is not None:
         run = run.model_copy(update={"train": run.train.model_copy(update={"monitor": data.metric})})
     model = open_model(run.model, seed=run.train.seed, head="none")
-    rule = _token_rule(run, data)
+    rule = suited_rule(_token_rule(run, data), model)
     _check_lengths(model, rule, data)
     make_task(run.task, data.labels, model)
     return Finetuning(run, data, rule, model)

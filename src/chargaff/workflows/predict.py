@@ -27,6 +27,7 @@ from chargaff.workflows.cost import Cost, Workload, estimate_inference
 from chargaff.workflows.finetune import INPUT_NOTE, output_name, to_probabilities
 from chargaff.workflows.provenance import provenance
 from chargaff.workflows.sequences import Inspection, Rejected, Sequences, inspect, list_rejected, read_sequences
+from chargaff.workflows.training import suited_rule
 
 LongRecords = Literal["cut", "windows"]
 
@@ -122,7 +123,7 @@ def plan_prediction(
             "about sequences; `chargaff finetune` makes one that does"
         )
     sequences = read_sequences(source, genome=genome, column=column)
-    rule, task = _input_rule(opened), _task(opened, options)
+    rule, task = suited_rule(_input_rule(opened), opened), _task(opened, options)
     allow_n = cast(Any, opened.backbone).rule.n_bases != "forbidden"
     inspection = inspect(sequences, max_unknown=options.max_unknown, allow_n=allow_n)
     windows = _plan(opened, sequences.length_bp[inspection.accepted], rule, options.long_records)
