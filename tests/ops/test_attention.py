@@ -125,6 +125,14 @@ def test_scale_replaces_the_usual_one(backend, device):
     assert_close(results(inputs, backend, scale=0.11), truth(inputs, scale=0.11), REORDERED)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_devices_that_copy_views_get_blocks(monkeypatch, causal):
+    monkeypatch.setattr(sdpa, "READS_VIEWS", ())
+    monkeypatch.setattr(sdpa, "BLOCK_VALUES", 3 * 63 * 10)
+    inputs, options = inputs_of(2, 63), {"slopes": alibi_slopes(3), "causal": causal}
+    assert_close(results(inputs, "sdpa", **options), truth(inputs, **options), REORDERED)
+
+
 def test_no_bias_matrix_is_stored(monkeypatch):
     """At 4,096 tokens one matrix for 4 heads would take 256 MB; the whole call makes a few MB."""
     seen = []
