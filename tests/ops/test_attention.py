@@ -71,7 +71,7 @@ def test_a_mask_of_any_pattern_equals_the_definition(backend, device, biased, ca
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("block_values", [1, 1 << 22])
+@pytest.mark.parametrize("block_values", [1, 1 << 24])
 def test_positions_set_the_distances(backend, device, block_values, causal, monkeypatch):
     monkeypatch.setattr(sdpa, "BLOCK_VALUES", block_values)
     options = {"slopes": alibi_slopes(3).to(device), "causal": causal}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 missing = None
 
-BLOCK_VALUES = 1 << 22
+BLOCK_VALUES = 1 << 24
 """Bias values that are stored at once where distances follow no pattern, or a device cannot read a view."""
 READS_VIEWS = ("cpu",)
 """Devices whose fused attention reads a bias where it lies; others copy what is not aligned."""
