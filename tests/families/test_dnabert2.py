@@ -366,3 +366,24 @@ def test_fine_tuning_and_prediction_read_special_tokens(tmp_path):
         with torch.no_grad():
             expected = model(ids).logits.softmax(-1)[0]
         assert [float(row[f"p_{label}"]) for label in model.spec.labels] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_tokens_and_maps_come_out_of_the_command(tmp_path, capsys):
+    folder = published_folder(tmp_path / "in", "encoder_h4_padded")
+    assert main(["tokenize", str(folder), "acGTNNGATTACA"]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()[1:]]
+    assert (rows[0][2], rows[-1][2]) == ("[CLS]", "[SEP]")
+    assert "".join(row[2] for row in rows[1:-1]) == "ACGT[UNK][UNK]GATTACA"
+    assert rows[-1][5] == "13"
+    (tmp_path / "x.fa").write_text(f">a\n{dna(60, 1)}\n")
+    output = tmp_path / "maps.npz"
+    command = ["embed", str(folder), str(tmp_path / "x.fa"), "-o", str(output), "--attention", "1:3,2:0"]
+    assert main(command) == 0, capsys.readouterr().err
+    model = load(folder, device="cpu")
+    ids = torch.from_numpy(model.tokenizer.encode(array(dna(60, 1)))).unsqueeze(0)
+    with torch.no_grad():
+        expected = model.encode(ids, taps=["attn.2.0"]).taps["attn.2.0"][0]
+    stored = np.load(output)
+    assert any(
+        np.allclose(stored[name][..., 1, :, :], expected, atol=1e-6) for name in stored if stored[name].ndim >= 3
+    )
