@@ -27,7 +27,6 @@ from chargaff.workflows.cost import Cost, Workload, estimate_inference
 from chargaff.workflows.finetune import INPUT_NOTE, output_name, to_probabilities
 from chargaff.workflows.provenance import provenance
 from chargaff.workflows.sequences import Inspection, Rejected, Sequences, inspect, list_rejected, read_sequences
-from chargaff.workflows.training import suited_rule
 
 LongRecords = Literal["cut", "windows"]
 
@@ -123,7 +122,7 @@ def plan_prediction(
             "about sequences; `chargaff finetune` makes one that does"
         )
     sequences = read_sequences(source, genome=genome, column=column)
-    rule, task = suited_rule(_input_rule(opened), opened), _task(opened, options)
+    rule, task = _input_rule(opened), _task(opened, options)
     allow_n = cast(Any, opened.backbone).rule.n_bases != "forbidden"
     inspection = inspect(sequences, max_unknown=options.max_unknown, allow_n=allow_n)
     windows = _plan(opened, sequences.length_bp[inspection.accepted], rule, options.long_records)
@@ -214,10 +213,11 @@ def _input_rule(model: Model) -> TokenRule:
     padding = notes.get(f"{INPUT_NOTE}padding", "none")
     if padding not in ("none", "left", "right"):
         raise ConfigError(f"model.json: note {INPUT_NOTE}padding is {padding!r}, expected none, left or right")
-    fixed_bp = cast(Any, model.backbone).rule.fixed_bp
-    limit = int(max_bp) if max_bp else fixed_bp or model.spec.context_bp
+    accepted = cast(Any, model.backbone).rule
+    limit = int(max_bp) if max_bp else accepted.fixed_bp or model.spec.context_bp
     is_fixed = notes.get(f"{INPUT_NOTE}pad_to_max") == "true"
-    return TokenRule(limit, cast(Literal["none", "left", "right"], padding), fixed=is_fixed)
+    side = cast(Literal["none", "left", "right"], padding)
+    return TokenRule(limit, side, fixed=is_fixed, special=accepted.needs_special)
 
 
 def _task(model: Model, options: PredictOptions) -> SequenceTask:

@@ -7,14 +7,11 @@ import shlex
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from chargaff.config import Table, read_toml, to_toml
-from chargaff.data.loader import TokenRule
 from chargaff.errors import ConfigError
-from chargaff.families.protocol import Backbone
 from chargaff.hub.catalog import get_checkpoint, list_checkpoints
 from chargaff.hub.load import create, load
 from chargaff.io.atomic import claim, write_atomically, write_manifest
@@ -47,15 +44,6 @@ def open_model(table: ModelTable, *, seed: int, head: str | None) -> Model:
     model = load(table.name, head=head, device="cpu", dtype="float32")
     changes = _changes(table, model.spec.config.to_json())
     return load(table.name, head=head, device="cpu", dtype="float32", config=changes) if changes else model
-
-
-def suited_rule(rule: TokenRule, model: Model) -> TokenRule:
-    """`rule` with what the model needs besides: its special tokens, and no more tokens than it takes."""
-    needed = cast(Backbone, model.backbone).rule
-    if model.tokenizer.complement is not None or needed.max_tokens is None:
-        return replace(rule, special=needed.needs_special)
-    limit = needed.max_tokens if rule.max_tokens is None else min(rule.max_tokens, needed.max_tokens)
-    return replace(rule, special=needed.needs_special, max_tokens=limit)
 
 
 def _stored_config(name: str) -> tuple[str, Mapping[str, Any]]:
