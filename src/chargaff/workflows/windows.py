@@ -26,7 +26,7 @@ from chargaff.families.protocol import Backbone, InputRule
 from chargaff.model import Model, autocast, evaluating
 from chargaff.nn.encoded import Encoded
 from chargaff.nn.pooling import pool_strands
-from chargaff.seq.alphabet import upper
+from chargaff.seq.alphabet import reverse_complement, upper
 from chargaff.tokenizers.char import CharTokenizer
 from chargaff.tokenizers.protocol import Tokenizer
 from chargaff.workflows.cost import Workload
@@ -99,6 +99,8 @@ class WindowBatch:
     weight: NDArray[Any]
     """[B, T] what each position counts in pooling: its bases in the window's kept part; for "mean" the share of its
     bases there, so that tokens count alike; for "mean-all" 1 for every token there and every special token."""
+    other: WindowBatch | None = None
+    """The same windows on the other strand, where its tokens do not follow from these."""
 
 
 class RowSink(Protocol):
@@ -214,8 +216,27 @@ def prepare_batch(
     tokenizer: Tokenizer, sequences: Sequences, plan: Plan, reading: Reading, windows: NDArray[np.int64]
 ) -> WindowBatch:
     """Reads and tokenises these windows, which become a batch; padding goes to the right."""
-    shape = len(windows), int(plan.num_tokens[windows].max())
-    rows = [_encode(tokenizer, sequences, plan.rows, plan.windows, window, reading) for window in windows]
+    batch = _stacked(tokenizer, sequences, plan, reading, windows, is_other=False)
+    if reading.strands == "both" and tokenizer.complement is None:
+        batch.other = _stacked(tokenizer, sequences, plan, reading, windows, is_other=True)
+    return batch
+
+
+def _stacked(
+    tokenizer: Tokenizer,
+    sequences: Sequences,
+    plan: Plan,
+    reading: Reading,
+    windows: NDArray[np.int64],
+    *,
+    is_other: bool,
+) -> WindowBatch:
+    """The windows, or what lies opposite them on the other strand, in its own reading direction."""
+    rows = [
+        _encode(tokenizer, sequences, plan.rows, plan.windows, window, reading, is_other=is_other) for window in windows
+    ]
+    num_tokens = np.array([len(ids) for ids in rows])
+    shape = len(windows), int(num_tokens.max())
     tokens = np.full(shape, tokenizer.pad_id, rows[0].dtype)
     weight = np.zeros(shape, np.float64 if reading.pooling == "mean" else np.int64)
     for i, (window, ids) in enumerate(zip(windows, rows, strict=True)):
@@ -223,24 +244,25 @@ def prepare_batch(
         covered = tokenizer.token_bp[ids].astype(np.int64)
         end = np.cumsum(covered)
         keep_start, keep_stop = plan.windows.keep_start_bp[window], plan.windows.keep_stop_bp[window]
+        if is_other:
+            length = plan.windows.length_bp[window]
+            keep_start, keep_stop = length - keep_stop, length - keep_start
         kept = np.clip(np.minimum(end, keep_stop) - np.maximum(end - covered, keep_start), 0, None)
         if reading.pooling == "mean":
             kept = kept / np.maximum(covered, 1)
         weight[i, : len(ids)] = (kept > 0) | (covered == 0) if reading.pooling == "mean-all" else kept
-    mask = np.arange(shape[1]) < plan.num_tokens[windows][:, None]
+    mask = np.arange(shape[1]) < num_tokens[:, None]
     return WindowBatch(windows, torch.from_numpy(tokens), None if mask.all() else torch.from_numpy(mask), weight)
 
 
 @torch.inference_mode()
 def read_batch(model: Model, batch: WindowBatch, *, reading: Reading) -> Tensor:
     """[B, S, D] float32 pooled states with S = reading.num_strand_rows, or [B, T, D] for pooling "none"."""
-    tokens = batch.tokens.to(model.device, non_blocking=True)
-    mask = None if batch.mask is None else batch.mask.to(model.device, non_blocking=True)
-    dtype = torch.bfloat16 if reading.dtype == "bfloat16" else None
-    with autocast(model.device, dtype):
-        encoded = _read_strands(model, tokens, mask, reading)
     how = "mean" if reading.pooling == "centre" else reading.pooling  # windows keep no base but the middle
-    parts = pool_strands(encoded, _pool_weight(batch, reading, model.device), how)
+    parts: tuple[Tensor, ...] = ()
+    for view in (batch,) if batch.other is None else (batch, batch.other):
+        encoded = _read_strands(model, view, reading)
+        parts += pool_strands(encoded, _pool_weight(view, reading, model.device), how)
     if reading.num_strand_rows == 2:
         return torch.stack(parts, 1)
     mean = parts[0] if len(parts) == 1 else (parts[0] + parts[1]) / 2
@@ -275,17 +297,20 @@ def combine_windows(values: NDArray[np.float32], plan: Plan, record: slice, pool
     return mean.astype(np.float32)
 
 
-def _read_strands(model: Model, tokens: Tensor, mask: Tensor | None, reading: Reading) -> Encoded:
-    """Float32 states of the strands asked for, both in forward coordinates."""
+def _read_strands(model: Model, batch: WindowBatch, reading: Reading) -> Encoded:
+    """Float32 states of the strands asked for, in forward coordinates; of one strand where each has its own tokens."""
+    tokens = batch.tokens.to(model.device, non_blocking=True)
+    mask = None if batch.mask is None else batch.mask.to(model.device, non_blocking=True)
     taps = () if reading.layer is None else (f"layer.{reading.layer}",)
-    forward, other = _views(model, model.encode(tokens, mask, taps=taps), reading.layer)
-    if reading.strands == "forward":
-        return Encoded(forward.float())
-    if other is None:
-        flipped = None if mask is None else mask.flip(1)
-        again, _ = _views(model, model.encode(model.reverse_complement(tokens), flipped, taps=taps), reading.layer)
-        other = again.flip(1)
-    return Encoded(forward.float(), other.float())
+    with autocast(model.device, torch.bfloat16 if reading.dtype == "bfloat16" else None):
+        forward, other = _views(model, model.encode(tokens, mask, taps=taps), reading.layer)
+        if reading.strands == "forward" or model.tokenizer.complement is None:
+            return Encoded(forward.float())
+        if other is None:
+            flipped = None if mask is None else mask.flip(1)
+            again, _ = _views(model, model.encode(model.reverse_complement(tokens), flipped, taps=taps), reading.layer)
+            other = again.flip(1)
+        return Encoded(forward.float(), other.float())
 
 
 def _views(model: Model, encoded: Encoded, layer: int | None) -> tuple[Tensor, Tensor | None]:
@@ -313,11 +338,14 @@ def _encode(
     windows: WindowPlan,
     window: int,
     reading: Reading,
+    *,
+    is_other: bool = False,
 ) -> NDArray[Any]:
-    """[T] ids of one window."""
+    """[T] ids of one window, or of its reverse complement."""
     start, length = int(windows.start_bp[window]), int(windows.length_bp[window])
     letters = sequences.fetch(int(rows[windows.record[window]]), start, start + length)
-    return tokenizer.encode(upper(letters), special=reading.special_tokens)
+    letters = reverse_complement(upper(letters)) if is_other else upper(letters)
+    return tokenizer.encode(letters, special=reading.special_tokens)
 
 
 def _batch_rule(model: Model, reading: Reading) -> InputRule:
@@ -371,7 +399,8 @@ class _Halving:
 
 def _part(batch: WindowBatch, rows: slice) -> WindowBatch:
     mask = None if batch.mask is None else batch.mask[rows]
-    return WindowBatch(batch.windows[rows], batch.tokens[rows], mask, batch.weight[rows])
+    other = None if batch.other is None else _part(batch.other, rows)
+    return WindowBatch(batch.windows[rows], batch.tokens[rows], mask, batch.weight[rows], other)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
