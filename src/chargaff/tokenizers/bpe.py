@@ -25,6 +25,8 @@ PIECES_AT_ONCE = 32
 """Encoded together, by as many threads as the library takes."""
 _UNLIMITED = 10**20
 _OTHER = ord("N")
+_ALTERS_TOKENS = ("fuse_unk", "dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
+"""Settings of a model by which tokens are not simply the letters they cover."""
 
 
 def letters_definition() -> str:
@@ -336,7 +338,7 @@ def _check_definition(text: str) -> None:
     if sorted(vocab.values()) != list(range(len(vocab))):
         raise CheckpointError(f"tokenizer.json: the ids of {len(vocab)} tokens are not 0 to {len(vocab) - 1}")
     strange = [key for key in _ALTERS_TOKENS if model.get(key)]  # type: ignore[union-attr]
-    strange += [key for key in ("normalizer",) if content.get(key)]
+    strange += ["normalizer"] if content.get("normalizer") else []
     splitter = (content.get("pre_tokenizer") or {}).get("type", "Whitespace")
     strange += [] if splitter in ("Whitespace", "WhitespaceSplit") else [f"pre_tokenizer {splitter}"]
     if strange:
@@ -344,9 +346,6 @@ def _check_definition(text: str) -> None:
             f"tokenizer.json: tokens must be the letters they cover; not supported: {', '.join(strange)}"
         )
     Merges.of(text)
-
-
-_ALTERS_TOKENS = ("fuse_unk", "dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
 
 
 def _parse(name: str, text: str) -> dict[str, Any]:
