@@ -386,3 +386,24 @@ def test_tokens_and_maps_come_out_of_the_command(tmp_path, capsys):
     stored = np.load(maps)
     assert stored.shape == (2, ids.shape[1], ids.shape[1])
     assert np.abs(stored[1] - expected.numpy()).max() < 1e-6
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean-all", "max", "cls", "first", "last", "centre"])
+def test_both_strands_are_averaged_after_pooling(pooling):
+    model = tiny()
+    model.tokenizer = trained(16)
+    records = [dna(length, length) for length in (51, 215, 133)]  # tiled by the windows below from either end
+    other = [record[::-1].translate(str.maketrans("ACGT", "TGCA")) for record in records]
+
+    def vectors(sequences, strands):
+        return embed(model, sequences, EmbedOptions(pooling=pooling, strands=strands)).vectors
+
+    expected = (vectors(records, "forward") + vectors(other, "forward")) / 2
+    assert np.abs(vectors(records, "both") - expected).max() < 1e-5
+    windows = EmbedOptions(pooling=pooling, strands="both", window_bp=51, overlap_bp=10)
+    assert np.abs(embed(model, records, windows).vectors - embed(model, other, windows).vectors).max() < 1e-5
+
+
+def test_both_strands_have_no_common_row_for_a_base():
+    with pytest.raises(ConfigError, match="averaged after pooling"):
+        embed(tiny(), [dna(30)], EmbedOptions(pooling="none", strands="both"))
