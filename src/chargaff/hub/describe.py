@@ -55,7 +55,7 @@ def describe(files: LocalFiles, overrides: Mapping[str, Any]) -> Description:
             f"{files.weights}: no {', '.join(CONFIG_FILES)} says what these weights are; put the published config.json "
             "beside them"
         )
-    published = {} if files.config is None else _published_values(read_json(files.config))
+    published = {} if files.config is None else published_values(read_json(files.config))
     if files.checkpoint is not None:
         return _describe_row(files, files.checkpoint, published, overrides)
     name, family = _recognise(published, files)
@@ -66,6 +66,7 @@ def describe(files: LocalFiles, overrides: Mapping[str, Any]) -> Description:
         config,
         head="",
         name=files.name,
+        head_options={key: family.published_head[key] for key in ("pooling",) if key in family.published_head},
         labels=_labels(published),
         context_bp=context_bp,
         strands=family.strands(config),
@@ -101,7 +102,7 @@ def _describe_row(
     return Description(spec, row.layout, tokenizer)
 
 
-def _published_values(content: Mapping[str, Any]) -> Mapping[str, Any]:
+def published_values(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """The model's keys: the whole file, or below "config" or "model.config" in files of the training framework."""
     model = content.get("model")
     for inner in (content.get("config"), model.get("config") if isinstance(model, Mapping) else None):

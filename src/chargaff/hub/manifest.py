@@ -36,7 +36,7 @@ def describe_model(model: Model, sums: Mapping[str, str]) -> dict[str, Any]:
         "parent": spec.parent,
         **{key: _plain(getattr(spec, key)) for key in _PLAIN},
         "params": sum(parameter.numel() for parameter in model.parameters()),
-        "tokenizer": _describe_tokenizer(model.tokenizer),
+        "tokenizer": describe_tokenizer(model.tokenizer),
         "files": dict(sums),
     }
 
@@ -83,7 +83,7 @@ def parse_spec(path: Path, content: Mapping[str, Any], name: str, overrides: Map
         raise CheckpointError(f"{path}: incomplete or altered ({error!r}); save the model again") from error
 
 
-def parse_tokenizer(path: Path, facts: Any, tokenizer: Tokenizer) -> Tokenizer:
+def parse_tokenizer(path: str | Path, facts: Any, tokenizer: Tokenizer) -> Tokenizer:
     """The family's tokenizer with the options that were saved.
 
     Raises:
@@ -100,7 +100,8 @@ def parse_tokenizer(path: Path, facts: Any, tokenizer: Tokenizer) -> Tokenizer:
         raise CheckpointError(f"{path}: tokenizer: {error}") from error
 
 
-def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Class and options, which `parse_tokenizer` takes back."""
     options: dict[str, Any] = {}
     if dataclasses.is_dataclass(tokenizer) and not isinstance(tokenizer, type):
         options = dataclasses.asdict(tokenizer)
