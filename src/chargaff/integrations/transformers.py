@@ -1,8 +1,8 @@
 """Every family in the Hugging Face ecosystem: `import chargaff.integrations.transformers`, then as always.
 
 From then on `AutoConfig`, `AutoTokenizer`, `AutoModel`, `AutoModelForMaskedLM`, `AutoModelForCausalLM`,
-`AutoModelForSequenceClassification` and `AutoModelForTokenClassification` give chargaff's implementation for every folder
-or hub id that a family of chargaff recognises, without remote code, and what they always gave for all others.
+`AutoModelForSequenceClassification` and `AutoModelForTokenClassification` give chargaff's implementation for every
+folder or hub id that a family of chargaff recognises, without remote code, and what they always gave for all others.
 """
 
 from chargaff.optional import need

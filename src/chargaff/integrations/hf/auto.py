@@ -59,8 +59,8 @@ def register() -> None:
     AutoTokenizer.register(ChargaffConfig, tokenizer_class=ChargaffTokenizer)
     for auto, ours in CLASSES.items():
         auto.register(ChargaffConfig, ours)
-    AutoConfig.from_pretrained = classmethod(_first(_config, AutoConfig.from_pretrained.__func__))  # type: ignore[method-assign]
-    AutoTokenizer.from_pretrained = classmethod(_first(_tokenizer, AutoTokenizer.from_pretrained.__func__))  # type: ignore[method-assign]
+    AutoConfig.from_pretrained = classmethod(_first(_config, AutoConfig.from_pretrained.__func__))
+    AutoTokenizer.from_pretrained = classmethod(_first(_tokenizer, AutoTokenizer.from_pretrained.__func__))
 
 
 def _first(ours: Callable[[Found, Any, dict[str, Any]], Any], stock: Callable[..., Any]) -> Callable[..., Any]:

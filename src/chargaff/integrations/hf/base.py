@@ -63,6 +63,9 @@ class ChargaffPreTrainedModel(PreTrainedModel):
     _supports_sdpa = False
     head_kind: ClassVar[str] = "none"
 
+    backbone: Any
+    head: Any
+
     def __init__(self, config: ChargaffConfig, *, core: Model | None = None, **options: Any) -> None:
         """With fresh weights, unless `core` brings some."""
         super().__init__(config)
@@ -106,7 +109,7 @@ class ChargaffPreTrainedModel(PreTrainedModel):
             replaces_head=bool(options.pop("ignore_mismatched_sizes", False)),
         )
         config.name_or_path = str(name)
-        model = cls(config, core=core, **options).eval()
+        model: Self = cls(config, core=core, **options).eval()
         config.dtype = model.dtype
         if "_adapter_model_path" in adapter:
             path = adapter.pop("_adapter_model_path")
@@ -128,9 +131,8 @@ class ChargaffPreTrainedModel(PreTrainedModel):
         folder = Path(save_directory)
         written = sorted(folder.glob("model*.safetensors"))
         if written and not has_adapter and kwargs.get("is_main_process", True):
-            write_manifest(
-                folder, MANIFEST, describe_model(self.as_chargaff(), {p.name: sha256_of(p) for p in written})
-            )
+            sums = {path.name: sha256_of(path) for path in written}
+            write_manifest(folder, MANIFEST, describe_model(self.as_chargaff(), sums))
 
     def as_chargaff(self) -> Model:
         """The same modules as a `chargaff.Model`, for embed, predict and the others."""

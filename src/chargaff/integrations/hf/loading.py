@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import is_offline_mode
+from transformers.utils.hub import is_offline_mode
 
 from chargaff.errors import CheckpointError, ConfigError
 from chargaff.families import get_family

@@ -77,7 +77,7 @@ def _rows(x: Tensor, index: Tensor) -> Tensor:
 def _by_length(encode: Encode, x: Tensor, start: Tensor, length: Tensor) -> Encoded:
     """One call for all rows that share their place."""
     places = torch.stack([start, length], 1)
-    kinds, owner = places.unique(dim=0, return_inverse=True)
+    kinds, owner = torch.unique(places, dim=0, return_inverse=True)
     found, order = [], []
     for kind, (first, count) in enumerate(kinds.tolist()):
         rows = (owner == kind).nonzero().squeeze(1)
