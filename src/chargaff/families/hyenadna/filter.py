@@ -111,6 +111,8 @@ class HyenaFilter(nn.Module):
         for name, parameter in self.named_parameters():
             parameter.keep_float32 = True  # type: ignore[attr-defined]
             parameter.optim = self._optim(name)  # type: ignore[attr-defined]
+        for buffer in self.buffers():
+            buffer.keep_float32 = True  # type: ignore[attr-defined]
         self._cache: dict[str, tuple[tuple[Any, ...], Tensor]] = {}
 
     def _optim(self, name: str) -> dict[str, float]:

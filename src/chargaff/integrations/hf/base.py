@@ -126,7 +126,7 @@ class ChargaffPreTrainedModel(PreTrainedModel):
         has_adapter = getattr(self, "_hf_peft_config_loaded", False)
         if not has_adapter:
             kept = {names[0] for names in shared_names(self)}
-            state = {key: tensor.contiguous() for key, tensor in state.items() if key in kept}
+            state = _apart({key: tensor for key, tensor in state.items() if key in kept})
         super().save_pretrained(save_directory, *args, state_dict=state, **kwargs)
         folder = Path(save_directory)
         written = sorted(folder.glob("model*.safetensors"))
@@ -240,6 +240,16 @@ class ChargaffPreTrainedModel(PreTrainedModel):
 
     def _returns_dict(self, return_dict: bool | None) -> bool:
         return bool(self.config.return_dict if return_dict is None else return_dict)
+
+
+def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, each in memory of its own, as safetensors needs them."""
+    seen: set[int] = set()
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        found[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
+        seen.add(tensor.data_ptr())
+    return found
 
 
 def both_strands(encoded: Encoded) -> Tensor:

@@ -92,6 +92,10 @@ class ChargaffConfig(PreTrainedConfig):
         values.pop("_labels_are_stated", None)
         return values
 
+    def _get_generation_parameters(self) -> dict[str, Any]:
+        """None: a key such as `max_length` describes the model here."""
+        return {}
+
     def _kind(self) -> Family:
         if not self.family:
             raise ConfigError("config.family: is empty; get a config from AutoConfig.from_pretrained(model)")
