@@ -3,7 +3,8 @@
     python tests/goldens/check.py PATH... [--device cuda] [--backend auto]
 
 PATH is a golden file, a folder of them, or a checkpoint folder in published layout. The kind in a file's metadata says
-what to run (../shared/goldens/KINDS.md); names of files mean nothing. One line a file, then `N passed, N failed`.
+what to run (../shared/goldens/KINDS.md); names of files mean nothing. One line a file, then `N passed, N failed` and
+how many were skipped, if any, because they need a file that is not part of the repository.
 """
 
 import argparse
@@ -27,17 +28,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--backend", default="auto", help="kernel backend that every op must use")
+    parser.add_argument("--tokenizer", help="tokenizer.json for the cases of kind tokenizer.text")
     parser.add_argument("--trace", action="store_true", help="print the trace of failing cases")
     options = parser.parse_args(argv)
     os.environ["CHARGAFF_BACKEND"] = options.backend  # read when the ops are imported, below
-    passed = failed = 0
+    if options.tokenizer:
+        os.environ["CHARGAFF_TEST_TOKENIZER"] = options.tokenizer
+    passed = failed = skipped = 0
     for path in _files(options.paths):
         verdict = _check(path, options.device, options.trace)
         if verdict is None:
             continue
         print(verdict, flush=True)
-        passed, failed = (passed + 1, failed) if verdict.startswith("PASS") else (passed, failed + 1)
-    print(f"{passed} passed, {failed} failed")
+        passed += verdict.startswith("PASS")
+        skipped += verdict.startswith("SKIP")
+        failed += not verdict.startswith(("PASS", "SKIP"))
+    print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
     return 1 if failed or not passed else 0
 
 
@@ -63,7 +69,7 @@ def _kinds() -> dict[str, Callable[..., Any]]:
 
 def _check(path: Path, device: str, trace: bool) -> str | None:
     """One line for a golden; None for a file that is none."""
-    from case import Case, MismatchError, TodoError
+    from case import Case, MismatchError, SkipError, TodoError
 
     if path.suffix == ".json":
         values = json.loads(path.read_text())
@@ -91,6 +97,8 @@ def _check(path: Path, device: str, trace: bool) -> str | None:
         return f"{'PASS' if error <= 1 else 'FAIL'} {label} {error:.3g} {name}"
     except TodoError as reason:
         return f"TODO {label} {reason}"
+    except SkipError as reason:
+        return f"SKIP {label} {reason}"
     except Exception as error:  # the report has a line for every file, whatever goes wrong in it
         if trace:
             traceback.print_exc()

@@ -177,7 +177,7 @@ def test_attention_maps_are_given_or_refused(folder, core):
     model = AutoModel.from_pretrained(folder)
     tokens = random_tokens(core, batch=2, tokens=12)
     if core.spec.family not in WITH_ATTENTION:
-        with pytest.raises(ConfigError, match="attention maps|no blocks"):
+        with pytest.raises(ConfigError, match=r"attention maps|no blocks"):
             model(tokens, output_attentions=True)
         return
     with torch.no_grad():

@@ -36,6 +36,8 @@ def build_head(
     if own is None and kind not in ("sequence", "token"):
         raise _unknown_head(family, kind)
     num_outputs = options.get("num_outputs")
+    if kind in family.fresh_heads and not num_outputs:
+        options, num_outputs = {**options, "num_outputs": backbone.width}, backbone.width
     if not isinstance(num_outputs, int) or num_outputs < 1:
         raise ConfigError(f"model.head: a {kind!r} head needs num_outputs, a positive integer, got {num_outputs!r}")
     if own is not None:
@@ -77,6 +79,8 @@ def choose_head(wanted: str | None, stored: str, family: Family, state: Mapping[
         return wanted
     if {wanted, stored} == {"sequence", "token"} and _LINEAR in state:
         return wanted  # one and the same linear layer
+    if wanted in family.fresh_heads:
+        return wanted
     if wanted in ("sequence", "token", *family.extra_heads):
         raise CheckpointError(
             f"{where}: holds no {wanted!r} head (it has: {stored}); fine-tune one with `chargaff finetune`, "
@@ -85,9 +89,7 @@ def choose_head(wanted: str | None, stored: str, family: Family, state: Mapping[
     raise _unknown_head(family, wanted)
 
 
-def options_from(
-    kind: str, family: Family, config: Any, backbone: nn.Module, state: Mapping[str, Tensor]
-) -> dict[str, Any]:
+def options_from(kind: str, family: Family, config: Any, backbone: Any, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Options of a head as far as its tensors tell."""
     if kind in ("sequence", "token") and _LINEAR in state:
         return {"num_outputs": state[_LINEAR].shape[0], "bias": "head.linear.bias" in state}
@@ -100,6 +102,15 @@ def options_from(
             if two[name].shape[axis] != size and f"head.{name}" in state:
                 return {"num_outputs": state[f"head.{name}"].shape[axis]}
     return {}
+
+
+def fresh_head(family: Family, kind: str, config: Any, backbone: nn.Module, num_outputs: int) -> dict[str, Tensor]:
+    """Tensors of a head that a file lacks: those of `family.init` with seed 0, under the names of a model's state."""
+    head = family.extra_heads[kind](config, backbone, num_outputs)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        family.init(head, config)
+    return {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
 
 
 def _unknown_head(family: Family, kind: str) -> ConfigError:
