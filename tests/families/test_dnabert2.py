@@ -1,5 +1,6 @@
 """Published facts about DNABERT-2 and DNABERT-S that no contract test and no golden covers."""
 
+import csv
 import json
 import logging
 from pathlib import Path
@@ -334,3 +335,34 @@ def test_weights_of_another_number_of_layers_are_refused(tmp_path):
     save_file(state, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match="tensor names are not of this layout"):
         load(folder, device="cpu")
+
+
+def test_fine_tuning_and_prediction_read_special_tokens(tmp_path):
+    """The classifier looks at [CLS]; sequences of any length lie between it and [SEP]."""
+    folder = published_folder(tmp_path / "in", "encoder_h4_padded", hidden_dropout_prob=0.0)
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("GC" if row % 2 else "AT"), int(rng.integers(20, 40)))) for row in range(40)]
+    rows = [f"seq{row},{text},{'gc' if row % 2 else 'at'}" for row, text in enumerate(texts)]
+    for name, part in (("train", rows[:28]), ("test", rows[28:])):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["id,sequence,label", *part]) + "\n")
+    (tmp_path / "run.toml").write_text(
+        f'[model]\nname = "{folder}"\n[task]\nkind = "sequence"\n[data]\nkind = "files"\n'
+        f'train = "{tmp_path}/train.csv"\ntest = "{tmp_path}/test.csv"\n'
+        '[train]\nepochs = 4\nbatch = 7\nmonitor = "accuracy"\noptim = { lr = 3e-3, betas = [0.9, 0.999] }\n'
+        "schedule = { warmup = 0.01, min_lr_ratio = 0.1, after_warmup = false }\n"
+        f'[out]\nfolder = "{tmp_path}/out"\n'
+    )
+    assert main(["finetune", str(tmp_path / "run.toml")]) == 0
+    best = next((tmp_path / "out").rglob("model.json")).parent
+    model = load(best, device="cpu")
+    assert (model.spec.family, model.spec.head) == ("dnabert2", "sequence")
+    answer = tmp_path / "answer.tsv"
+    command = ["predict", str(best), str(tmp_path / "test.csv"), "--column", "sequence", "-o", str(answer)]
+    assert main(command) == 0
+    lines = [line for line in answer.read_text().splitlines() if not line.startswith("#")]
+    table = list(csv.DictReader(lines, delimiter="\t"))
+    for row, text in zip(table, texts[28:], strict=True):
+        ids = torch.from_numpy(model.tokenizer.encode(array(text))).unsqueeze(0)
+        with torch.no_grad():
+            expected = model(ids).logits.softmax(-1)[0]
+        assert [float(row[f"p_{label}"]) for label in model.spec.labels] == pytest.approx(expected.tolist(), abs=1e-5)

@@ -185,7 +185,7 @@ class Dnabert2(nn.Module):
         super().__init__()
         self.config = config
         self.width = config.hidden_size
-        self.rule = InputRule(padding="masked")
+        self.rule = InputRule(padding="masked", needs_special=True)
         self.checkpointing = False
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
