@@ -154,7 +154,11 @@ def test_gradients_flow_through_masked_batches(folder, core):
     tokens = random_tokens(core, batch=3, tokens=12)
     mask = torch.ones_like(tokens)
     mask[0, :5] = 0
-    model(tokens, attention_mask=mask).last_hidden_state[mask.bool()].square().mean().backward()
+    found = model(tokens, attention_mask=mask)
+    loss = found.last_hidden_state[mask.bool()].square().mean()
+    if "pooler_output" in found:
+        loss = loss + found.pooler_output.square().mean()
+    loss.backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
 
 
@@ -185,7 +189,7 @@ def test_attention_maps_are_given_or_refused(folder, core):
     assert len(found) == len(core.backbone.blocks)
     for table in found:
         assert table.shape[0] == 2
-        assert table.shape[2:] == (tokens.shape[1], tokens.shape[1])
+        assert table.shape[2] == tokens.shape[1] <= table.shape[3]  # a learned key may be behind the tokens'
         assert torch.allclose(table.sum(-1), torch.ones(table.shape[:-1]), atol=1e-5)
 
 

@@ -61,7 +61,7 @@ def describe(files: LocalFiles, overrides: Mapping[str, Any]) -> Description:
         return _describe_row(files, files.checkpoint, published, overrides)
     name, family = _recognise(published, files)
     config = _parse(family, published, overrides, str(files.config))
-    tokenizer, context_bp = _published_tokenizer(files, family.tokenizer(config), config)
+    tokenizer, context_bp = published_tokenizer(files.weights.parent, family.tokenizer(config), config)
     spec = ModelSpec(
         name,
         config,
@@ -87,7 +87,7 @@ def _describe_row(
     differing = [key for key in row.config if key not in overrides and getattr(config, key) != getattr(stated, key)]
     if differing:
         _LOG.warning("%s: its config.json differs from the catalogue in %s and is followed", row.name, differing)
-    tokenizer, _ = _published_tokenizer(files, family.tokenizer(config), config)
+    tokenizer, _ = published_tokenizer(files.weights.parent, family.tokenizer(config), config)
     spec = ModelSpec(
         row.family,
         config,
@@ -137,13 +137,12 @@ def _parse(family: Family, published: Mapping[str, Any], overrides: Mapping[str,
         raise CheckpointError(f"{where}: {error}") from error
 
 
-def _published_tokenizer(files: LocalFiles, tokenizer: Tokenizer, config: Any) -> tuple[Tokenizer, int | None]:
+def published_tokenizer(folder: Path, tokenizer: Tokenizer, config: Any) -> tuple[Tokenizer, int | None]:
     """The tokenizer as the files beside the weights set it up, and the length they give, in bases.
 
     Raises:
         CheckpointError: they describe another vocabulary than the family's, or lack one that is only to be had there.
     """
-    folder = files.weights.parent
     names = getattr(type(tokenizer), "PUBLISHED", _TOKENIZER_FILES)
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in names if (folder / name).is_file()}
     read = getattr(type(tokenizer), "from_published", None)

@@ -1,7 +1,6 @@
 """The entry points: transformers' Auto classes look for models of ours first."""
 
 import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from transformers import (
 from transformers.utils import cached_file
 
 from chargaff.families import get_family
-from chargaff.hub.manifest import parse_tokenizer
+from chargaff.hub.describe import published_tokenizer
+from chargaff.hub.manifest import MANIFEST, parse_tokenizer, read_json
 from chargaff.integrations.hf.base import with_overrides
 from chargaff.integrations.hf.config import ChargaffConfig
 from chargaff.integrations.hf.find import HUB_OPTIONS, Found, find
@@ -43,6 +43,8 @@ CLASSES: Mapping[Any, Any] = {
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json", "vocab.txt")
 _FOR_TRANSFORMERS = ("padding_side", "truncation_side", "model_max_length", "clean_up_tokenization_spaces")
 """Keys of tokenizer_config.json that concern the calls, not the vocabulary."""
+_INTERNAL = ("_commit_hash", "_from_auto", "_from_pipeline", "code_revision", "name_or_path", "trust_remote_code")
+"""Keywords that transformers hands from class to class."""
 _LARGEST_LIMIT = 10**20
 
 
@@ -78,19 +80,18 @@ def _first(ours: Callable[[Found, Any, dict[str, Any]], Any], stock: Callable[..
 
 def _config(found: Found, name: Any, kwargs: dict[str, Any]) -> Any:
     wants_rest = kwargs.pop("return_unused_kwargs", False)
-    internal = ("_from_auto", "_from_pipeline", "code_revision", "name_or_path", "trust_remote_code", *HUB_OPTIONS)
-    given = {key: value for key, value in kwargs.items() if key not in internal}
+    given = {key: value for key, value in kwargs.items() if key not in (*_INTERNAL, *HUB_OPTIONS)}
     config, rest = with_overrides(found.config(), name, given)
     return (config, rest) if wants_rest else config
 
 
 def _tokenizer(found: Found, name: Any, kwargs: dict[str, Any]) -> ChargaffTokenizer:
     """As the files describe it; keywords such as `padding_side` win."""
-    files = _read_tokenizer_files(found, name, kwargs)
+    folder = _tokenizer_folder(found, name, kwargs)
     config = found.config()
-    facts = json.loads(files.get("tokenizer_config.json", "{}"))
-    core = _core(found, config, files, facts)
-    family = get_family(found.family)
+    path = None if folder is None else folder / "tokenizer_config.json"
+    facts = read_json(path) if path is not None and path.is_file() else {}
+    core = _core(found, config, folder, facts)
     given = {key: facts[key] for key in _FOR_TRANSFORMERS if key in facts}
     for key in ("padding_side", "model_max_length"):
         if getattr(core, key, None) is not None:
@@ -98,46 +99,48 @@ def _tokenizer(found: Found, name: Any, kwargs: dict[str, Any]) -> ChargaffToken
     given.setdefault("model_max_length", found.published.get("max_seq_len"))
     if given["model_max_length"] is None or given["model_max_length"] > _LARGEST_LIMIT:
         del given["model_max_length"]
-    with torch.device("meta"):
-        backbone: Any = family.backbone(config.parsed())
-    names = ["input_ids", "attention_mask"] if backbone.rule.padding == "masked" else ["input_ids"]
-    stock = ("cache_dir", "config", "tokenizer_type", "use_fast", "trust_remote_code", "_from_auto", "_from_pipeline")
-    given |= {key: value for key, value in kwargs.items() if key not in (*stock, *HUB_OPTIONS, "code_revision")}
-    given.setdefault("model_input_names", names)
+    internal = (*HUB_OPTIONS, *_INTERNAL, "config", "tokenizer_type", "use_fast")
+    given |= {key: value for key, value in kwargs.items() if key not in internal}
+    given.setdefault("model_input_names", _returned(core, config))
     return ChargaffTokenizer(found.family, config.family_config, core=core, name_or_path=str(name), **given)
 
 
-def _core(found: Found, config: ChargaffConfig, files: Mapping[str, str], facts: Mapping[str, Any]) -> Tokenizer:
+def _returned(core: Tokenizer, config: ChargaffConfig) -> list[str]:
+    """What a call returns: a mask only for models that take one, as published."""
+    stated = getattr(type(core), "RETURNS", None)
+    if stated is not None:
+        return list(stated)
+    with torch.device("meta"):
+        backbone: Any = get_family(config.family).backbone(config.parsed())
+    return ["input_ids", "attention_mask"] if backbone.rule.padding == "masked" else ["input_ids"]
+
+
+def _core(found: Found, config: ChargaffConfig, folder: Path | None, facts: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer itself."""
     core = get_family(found.family).tokenizer(config.parsed())
-    if found.manifest:
-        return parse_tokenizer("model.json", found.manifest.get("tokenizer"), core)
-    if facts.get("dna_options"):
-        return parse_tokenizer("tokenizer_config.json", facts["dna_options"], core)
-    read = getattr(type(core), "from_published", None)
-    if read is None or "tokenizer_config.json" not in files:
+    if found.manifest and found.folder is not None:
+        return parse_tokenizer(found.folder / MANIFEST, found.manifest.get("tokenizer"), core)
+    if folder is None:
         return core
-    published: Tokenizer = read(files)
-    return published
+    if facts.get("dna_options"):
+        return parse_tokenizer(folder / "tokenizer_config.json", facts["dna_options"], core)
+    return published_tokenizer(folder, core, config.parsed())[0]
 
 
-def _read_tokenizer_files(found: Found, name: Any, kwargs: Mapping[str, Any]) -> dict[str, str]:
-    """File name -> content, as far as they are there."""
+def _tokenizer_folder(found: Found, name: Any, kwargs: Mapping[str, Any]) -> Path | None:
+    """Where the tokenizer's files lie, once they are downloaded; None if there are none."""
     if Path(name).exists():
-        assert found.folder is not None
-        paths = {file: found.folder / file for file in _TOKENIZER_FILES}
-    else:
-        given = {key: kwargs[key] for key in HUB_OPTIONS if kwargs.get(key) is not None}
-        paths = {}
-        for file in _TOKENIZER_FILES:
-            path = cached_file(
-                str(name),
-                file,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-                _raise_exceptions_for_gated_repo=False,
-                **given,
-            )
-            if path is not None:
-                paths[file] = Path(path)
-    return {file: path.read_text(encoding="utf-8") for file, path in paths.items() if path.is_file()}
+        return found.folder
+    given = {key: kwargs[key] for key in HUB_OPTIONS if kwargs.get(key) is not None}
+    paths = [
+        cached_file(
+            str(name),
+            file,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_gated_repo=False,
+            **given,
+        )
+        for file in _TOKENIZER_FILES
+    ]
+    return next((Path(path).parent for path in paths if path is not None), None)

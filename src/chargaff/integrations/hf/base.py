@@ -13,12 +13,12 @@ from chargaff.errors import ConfigError, InputError
 from chargaff.families import get_family
 from chargaff.hub.assign import shared_names
 from chargaff.hub.download import sha256_of
-from chargaff.hub.manifest import MANIFEST, describe_model
+from chargaff.hub.manifest import MANIFEST, describe_model, tokenizer_files
 from chargaff.integrations.hf.config import ChargaffConfig
 from chargaff.integrations.hf.find import HUB_OPTIONS, find
 from chargaff.integrations.hf.loading import fresh_model, load_model
 from chargaff.integrations.hf.masking import encode_masked
-from chargaff.io.atomic import write_manifest
+from chargaff.io.atomic import write_atomically, write_manifest
 from chargaff.model import Model
 from chargaff.nn.encoded import Encoded
 
@@ -70,7 +70,7 @@ class ChargaffPreTrainedModel(PreTrainedModel):
         """With fresh weights, unless `core` brings some."""
         super().__init__(config)
         if core is None:
-            core = fresh_model(config, self.head_kind)
+            core = fresh_model(config, self._kind_for(config))
         self.backbone, self.head = core.backbone, core.head
         self.dna_spec, self.dna_tokenizer = core.spec, core.tokenizer
         self._take_options(options)
@@ -80,6 +80,11 @@ class ChargaffPreTrainedModel(PreTrainedModel):
         """Arguments of the constructor of a subclass."""
         if options:
             raise ConfigError(f"{type(self).__name__}: unknown arguments {', '.join(options)}")
+
+    @classmethod
+    def _kind_for(cls, config: ChargaffConfig) -> str:
+        """The head that this class has in a family."""
+        return cls.head_kind
 
     @classmethod
     def from_pretrained(
@@ -102,7 +107,7 @@ class ChargaffPreTrainedModel(PreTrainedModel):
         core = load_model(
             name,
             config,
-            cls.head_kind,
+            cls._kind_for(config),
             hub,
             device=options.pop("device_map", None),
             dtype=dtype,
@@ -131,6 +136,8 @@ class ChargaffPreTrainedModel(PreTrainedModel):
         folder = Path(save_directory)
         written = sorted(folder.glob("model*.safetensors"))
         if written and not has_adapter and kwargs.get("is_main_process", True):
+            for name, text in tokenizer_files(self.dna_tokenizer).items():
+                write_atomically(folder / name, text)
             sums = {path.name: sha256_of(path) for path in written}
             write_manifest(folder, MANIFEST, describe_model(self.as_chargaff(), sums))
 
@@ -197,13 +204,19 @@ class ChargaffPreTrainedModel(PreTrainedModel):
         mask = None if attention_mask is None else attention_mask.bool()
         taps = self._taps(bool(wants_states), bool(wants_attentions))
         x = inputs_embeds if input_ids is None else input_ids
+        pad_id = self.dna_tokenizer.pad_id
         assert x is not None
         if inputs_embeds is not None:
             if taps:
                 raise ConfigError("inputs_embeds: come without hidden states and attention maps; give input_ids")
-            encoded = encode_masked(self.backbone, self._from_embeddings, x, mask)
+            encoded = encode_masked(self.backbone, self._from_embeddings, x, mask, pad_id=pad_id)
         else:
-            encoded = encode_masked(self.backbone, lambda ids, m: self.backbone(ids, m, taps=taps), x, mask)
+
+            def encode(ids: Tensor, m: Tensor | None) -> Encoded:
+                found: Encoded = self.backbone(ids, m, taps=taps)
+                return found
+
+            encoded = encode_masked(self.backbone, encode, x, mask, pad_id=pad_id)
         return self._reading(encoded, mask, bool(wants_states), bool(wants_attentions))
 
     def _from_embeddings(self, x: Tensor, mask: Tensor | None) -> Encoded:

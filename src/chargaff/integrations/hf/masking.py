@@ -19,7 +19,7 @@ Encode = Callable[[Tensor, Tensor | None], Encoded]
 """(tokens [B, T] or their embeddings [B, T, C], mask) -> states."""
 
 
-def encode_masked(backbone: Any, encode: Encode, x: Tensor, mask: Tensor | None) -> Encoded:
+def encode_masked(backbone: Any, encode: Encode, x: Tensor, mask: Tensor | None, *, pad_id: int) -> Encoded:
     """States of a batch; those at positions that the mask leaves out mean nothing (most are zero).
 
     Args:
@@ -27,6 +27,7 @@ def encode_masked(backbone: Any, encode: Encode, x: Tensor, mask: Tensor | None)
         encode: reads a batch that fits the rule.
         x: [B, T] tokens or [B, T, C] embeddings.
         mask: [B, T] True where real; None: all.
+        pad_id: of the tokenizer.
 
     Raises:
         InputError: a mask with gaps, for a model that cannot skip positions.
@@ -35,7 +36,8 @@ def encode_masked(backbone: Any, encode: Encode, x: Tensor, mask: Tensor | None)
     if mask is None or rule.fixed_bp is not None:  # a model of one input length was trained with its padding
         return encode(x, None)
     if rule.padding == "masked":
-        return encode(x, mask)
+        # some count positions by ids: what the mask leaves out must look like padding
+        return encode(x if x.is_floating_point() else x.masked_fill(~mask, pad_id), mask)
     if bool(mask.all()):
         return encode(x, None)
     start, length = _spans(mask)

@@ -25,7 +25,11 @@ from chargaff.nn.encoded import Encoded
 
 
 class ChargaffModel(ChargaffPreTrainedModel):
-    """States without a head: AutoModel."""
+    """States without a head: AutoModel. Families whose published class pools have that, too."""
+
+    @classmethod
+    def _kind_for(cls, config: ChargaffConfig) -> str:
+        return "pooler" if "pooler" in get_family(config.family).extra_heads else "none"
 
     def forward(
         self,
@@ -49,14 +53,13 @@ class ChargaffModel(ChargaffPreTrainedModel):
             wants_states=output_hidden_states,
             wants_attentions=output_attentions,
         )
-        pool = getattr(self.backbone, "pool", None)
         states = {"hidden_states": found.hidden_states, "attentions": found.attentions}
         output: Any
-        if pool is None:
+        if self.head is None:
             output = BaseModelOutput(last_hidden_state=found.last, **states)
         else:
             output = BaseModelOutputWithPooling(
-                last_hidden_state=found.last, pooler_output=pool(found.encoded), **states
+                last_hidden_state=found.last, pooler_output=apply_head(self, found), **states
             )
         return output if self._returns_dict(return_dict) else output.to_tuple()
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from transformers import PreTrainedTokenizer
 
 from chargaff.errors import ConfigError
 from chargaff.families import get_family
-from chargaff.hub.manifest import describe_tokenizer, parse_tokenizer
+from chargaff.hub.manifest import describe_tokenizer, parse_tokenizer, tokenizer_files
+from chargaff.io.atomic import write_atomically
 from chargaff.tokenizers.protocol import Tokenizer
 from chargaff.tokenizers.text import Layout
 
@@ -23,6 +25,7 @@ class ChargaffTokenizer(PreTrainedTokenizer):
     alone unless the model can use an attention_mask.
     """
 
+    vocab_files_names = {"definition": "tokenizer.json"}  # noqa: RUF012 - transformers' name and type
     model_input_names = ["input_ids"]  # noqa: RUF012 - transformers' name and type
 
     def __init__(
@@ -30,6 +33,7 @@ class ChargaffTokenizer(PreTrainedTokenizer):
         family: str = "",
         family_config: Mapping[str, Any] | None = None,
         dna_options: Mapping[str, Any] | None = None,
+        definition: str | None = None,
         *,
         core: Tokenizer | None = None,
         **kwargs: Any,
@@ -39,6 +43,7 @@ class ChargaffTokenizer(PreTrainedTokenizer):
         Args:
             family_config: published keys of the model.
             dna_options: as model.json describes a tokenizer; None: the family's own.
+            definition: path of a vocabulary file, for families that have one.
             core: the tokenizer itself, where it exists already.
         """
         if not family:
@@ -47,7 +52,7 @@ class ChargaffTokenizer(PreTrainedTokenizer):
         if core is None:
             core = get_family(family).tokenizer(config)
             if dna_options is not None:
-                core = parse_tokenizer("tokenizer_config.json", dna_options, core)
+                core = parse_tokenizer(Path(definition or "tokenizer.json").with_name("tokenizer_config.json"), dna_options, core)
         self.core = core
         for role, number in _special_ids(core).items():
             kwargs.setdefault(f"{role}_token", core.vocab[number])
@@ -86,8 +91,7 @@ class ChargaffTokenizer(PreTrainedTokenizer):
     def _core_ids(self, text: str) -> list[int]:
         if not text:
             return []
-        letters = np.frombuffer(text.encode("ascii", "replace"), np.uint8)
-        found: list[int] = self.core.encode(letters, special=False).tolist()
+        found: list[int] = self.core.text_ids(text)  # type: ignore[attr-defined]
         return found
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
@@ -103,8 +107,8 @@ class ChargaffTokenizer(PreTrainedTokenizer):
         return self.core.vocab[index]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Tokens joined without separators."""
-        return "".join(tokens)
+        """Tokens joined as the published class does: by spaces where a token can be longer than a base."""
+        return (" " if self.core.token_bp.max() > 1 else "").join(tokens)
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
@@ -145,8 +149,13 @@ class ChargaffTokenizer(PreTrainedTokenizer):
         return kept, pair, ids[len(kept) :]
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """No file: tokenizer_config.json says it all."""
-        return ()
+        """The vocabulary file of families that have one; for others tokenizer_config.json says it all."""
+        prefix = f"{filename_prefix}-" if filename_prefix else ""
+        paths = []
+        for name, text in tokenizer_files(self.core).items():
+            paths.append(str(Path(save_directory) / f"{prefix}{name}"))
+            write_atomically(Path(paths[-1]), text)
+        return tuple(paths)
 
     @property
     def complement_map(self) -> dict[int, int]:
