@@ -82,6 +82,7 @@ class ChargaffForMaskedLM(ChargaffPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         loss_weights: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -93,6 +94,7 @@ class ChargaffForMaskedLM(ChargaffPreTrainedModel):
 
         Args:
             loss_weights: [B, T] weight of each position in the mean.
+            encoder_attention_mask: without effect: there is no second encoder. Published examples give it.
         """
         found = self.read(
             input_ids,

@@ -52,7 +52,9 @@ class ChargaffTokenizer(PreTrainedTokenizer):
         if core is None:
             core = get_family(family).tokenizer(config)
             if dna_options is not None:
-                core = parse_tokenizer(Path(definition or "tokenizer.json").with_name("tokenizer_config.json"), dna_options, core)
+                core = parse_tokenizer(
+                    Path(definition or "tokenizer.json").with_name("tokenizer_config.json"), dna_options, core
+                )
         self.core = core
         for role, number in _special_ids(core).items():
             kwargs.setdefault(f"{role}_token", core.vocab[number])
@@ -69,6 +71,10 @@ class ChargaffTokenizer(PreTrainedTokenizer):
         """Token -> id, added ones too."""
         found = {token: number for number, token in enumerate(self.core.vocab)}
         return {**found, **self._added_tokens_encoder}
+
+    def batch_encode_plus(self, batch: Any, **kwargs: Any) -> Any:
+        """What a call does with several texts; published examples use this name, which transformers 5 dropped."""
+        return self(batch, **kwargs)
 
     def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> Any:
         """Strings become ids here, without a Python object for every base."""
