@@ -1,6 +1,7 @@
 """Folders as their authors publish models, and calls on them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def saved(family: str, variant: str, folder: Path, **options: Any) -> Path:
 
 def exported(model: Model, folder: Path) -> Path:
     """A model as its authors publish theirs."""
+    model.spec = replace(model.spec, context_bp=1024)  # published tokenizer files state a length
     export(model, folder, "hub")
     return folder
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -189,7 +190,7 @@ class ChargaffPreTrainedModel(PreTrainedModel):
                 that take none.
             attention_mask: [B, T], 1 where real; positions with 0 have no influence on the others.
             inputs_embeds: [B, T, C] in place of input_ids, what the family's `embed` gives.
-            token_type_ids: only zeros.
+            token_type_ids: [B, T] segment of each token; other than zeros only for DNABERT-2.
 
         Raises:
             InputError: neither ids nor embeddings, or a mask that this family cannot honour.
@@ -197,8 +198,6 @@ class ChargaffPreTrainedModel(PreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("give either input_ids or inputs_embeds")
-        if token_type_ids is not None and bool(token_type_ids.any()):
-            raise InputError("token_type_ids: only zeros; the pretrained models read one segment")
         wants_states = self.config.output_hidden_states if wants_states is None else wants_states
         wants_attentions = self.config.output_attentions if wants_attentions is None else wants_attentions
         mask = None if attention_mask is None else attention_mask.bool()
@@ -211,13 +210,22 @@ class ChargaffPreTrainedModel(PreTrainedModel):
                 raise ConfigError("inputs_embeds: come without hidden states and attention maps; give input_ids")
             encoded = encode_masked(self.backbone, self._from_embeddings, x, mask, pad_id=pad_id)
         else:
+            segments = self._segments(token_type_ids)
 
             def encode(ids: Tensor, m: Tensor | None) -> Encoded:
-                found: Encoded = self.backbone(ids, m, taps=taps)
+                found: Encoded = self.backbone(ids, m, taps=taps, **segments)
                 return found
 
             encoded = encode_masked(self.backbone, encode, x, mask, pad_id=pad_id)
         return self._reading(encoded, mask, bool(wants_states), bool(wants_attentions))
+
+    def _segments(self, token_type_ids: Tensor | None) -> dict[str, Tensor]:
+        """For the backbone, where there is more than one segment."""
+        if token_type_ids is None or not bool(token_type_ids.any()):
+            return {}
+        if "segments" not in signature(self.backbone.forward).parameters:
+            raise InputError(f"token_type_ids: {self.config.family} reads one segment; give zeros or nothing")
+        return {"segments": token_type_ids}
 
     def _from_embeddings(self, x: Tensor, mask: Tensor | None) -> Encoded:
         if not hasattr(self.backbone, "run"):

@@ -108,9 +108,8 @@ class ChargaffTokenizer(PreTrainedTokenizer):
         return int(found)
 
     def _convert_id_to_token(self, index: int) -> str:
-        if not 0 <= index < len(self.core.vocab):
-            raise IndexError(f"token id {index} is not in the vocabulary of {len(self.core.vocab)}")
-        return self.core.vocab[index]
+        """Rows that only pad the embedding are unknown tokens."""
+        return self.core.vocab[index] if 0 <= index < len(self.core.vocab) else str(self.unk_token)
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Tokens joined as the published class does: by spaces where a token can be longer than a base."""
