@@ -84,7 +84,7 @@ def parse_spec(path: Path, content: Mapping[str, Any], name: str, overrides: Map
         raise CheckpointError(f"{path}: incomplete or altered ({error!r}); save the model again") from error
 
 
-def parse_tokenizer(path: str | Path, facts: Any, tokenizer: Tokenizer) -> Tokenizer:
+def parse_tokenizer(path: Path, facts: Any, tokenizer: Tokenizer) -> Tokenizer:
     """The family's tokenizer with the options that were saved.
 
     Raises:

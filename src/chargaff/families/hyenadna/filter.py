@@ -165,12 +165,10 @@ class HyenaFilter(nn.Module):
         """
         rows = torch.arange(self.width * self.num_convolutions, device=features.device).view(-1, 1)
         rows = self._per_convolution(rows)[convolution, channels, 0]
-        last = self.implicit_filter[-1]
+        last: Any = self.implicit_filter[-1]
         with torch.autocast(features.device.type, enabled=False):
-            if isinstance(last, nn.Linear):
-                kernel = last.weight[rows] @ features.t()
-            else:  # an adapter is around it
-                kernel = last(features).t()[rows]
+            is_plain = isinstance(last, nn.Linear)  # else an adapter is around it
+            kernel: Tensor = last.weight[rows] @ features.t() if is_plain else last(features).t()[rows]
         if self.layer.modulate:
             rate = self.modulation.deltas[0, 0, rows].abs().neg()
             window = torch.outer(rate, self.pos_emb.t[0, :length, 0]).exp_()

@@ -153,6 +153,14 @@ class ChargaffPreTrainedModel(PreTrainedModel):
     def get_output_embeddings(self) -> None:
         """None: heads are modules of the family, tied by construction."""
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Refused: ids of DNA vocabularies have fixed meanings.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("resize_token_embeddings: the vocabulary of a DNA model is fixed")
+
     def init_weights(self) -> None:
         """Nothing to do: weights are there when the module is."""
 

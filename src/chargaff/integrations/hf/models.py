@@ -126,7 +126,8 @@ class ChargaffForCausalLM(ChargaffPreTrainedModel, GenerationMixin):
         if not is_causal(self):
             raise ConfigError(f"this {config.family} model reads both ways: load it with AutoModelForMaskedLM")
         vocab = self.dna_tokenizer.vocab
-        rows = self.get_input_embeddings().weight.shape[0]
+        embedding: Any = self.get_input_embeddings()
+        rows = len(embedding.weight)
         letters = [number for number in range(min(rows, len(vocab))) if vocab[number] in ("A", "C", "G", "T")]
         self.generation_config.suppress_tokens = [number for number in range(rows) if number not in letters]
         self.generation_config.pad_token_id = self.dna_tokenizer.pad_id
