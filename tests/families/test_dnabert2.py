@@ -366,3 +366,44 @@ def test_fine_tuning_and_prediction_read_special_tokens(tmp_path):
         with torch.no_grad():
             expected = model(ids).logits.softmax(-1)[0]
         assert [float(row[f"p_{label}"]) for label in model.spec.labels] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_tokens_and_maps_come_out_of_the_command(tmp_path, capsys):
+    folder = published_folder(tmp_path / "in", "encoder_h4_padded")
+    assert main(["tokenize", str(folder), "acGTNNGATTACA"]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()[1:]]
+    assert (rows[0][2], rows[-1][2]) == ("[CLS]", "[SEP]")
+    assert "".join(row[2] for row in rows[1:-1]) == "ACGT[UNK][UNK]GATTACA"
+    assert rows[-1][5] == "13"
+    (tmp_path / "x.fa").write_text(f">a\n{dna(60, 1)}\n")
+    maps = tmp_path / "maps.npy"
+    command = ["embed", str(folder), str(tmp_path / "x.fa"), "-o", str(tmp_path / "x.npy"), "--attention", "1:3,2:0"]
+    assert main([*command, "--attention-output", str(maps)]) == 0
+    model = load(folder, device="cpu")
+    ids = torch.from_numpy(model.tokenizer.encode(array(dna(60, 1)))).unsqueeze(0)
+    with torch.no_grad():
+        expected = model.encode(ids, taps=["attn.2.0"]).taps["attn.2.0"][0]
+    stored = np.load(maps)
+    assert stored.shape == (2, ids.shape[1], ids.shape[1])
+    assert np.abs(stored[1] - expected.numpy()).max() < 1e-6
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean-all", "max", "cls", "first", "last", "centre"])
+def test_both_strands_are_averaged_after_pooling(pooling):
+    model = tiny()
+    model.tokenizer = trained(16)
+    records = [dna(length, length) for length in (51, 215, 133)]  # tiled by the windows below from either end
+    other = [record[::-1].translate(str.maketrans("ACGT", "TGCA")) for record in records]
+
+    def vectors(sequences, strands):
+        return embed(model, sequences, EmbedOptions(pooling=pooling, strands=strands)).vectors
+
+    expected = (vectors(records, "forward") + vectors(other, "forward")) / 2
+    assert np.abs(vectors(records, "both") - expected).max() < 1e-5
+    windows = EmbedOptions(pooling=pooling, strands="both", window_bp=51, overlap_bp=10)
+    assert np.abs(embed(model, records, windows).vectors - embed(model, other, windows).vectors).max() < 1e-5
+
+
+def test_both_strands_have_no_common_row_for_a_base():
+    with pytest.raises(ConfigError, match="averaged after pooling"):
+        embed(tiny(), [dna(30)], EmbedOptions(pooling="none", strands="both"))

@@ -185,6 +185,7 @@ class Dnabert2(nn.Module):
         super().__init__()
         self.config = config
         self.width = config.hidden_size
+        self.num_heads = config.num_attention_heads
         self.rule = InputRule(padding="masked", needs_special=True)
         self.checkpointing = False
         self.embeddings = Embeddings(config)
