@@ -82,6 +82,7 @@ LOADERS = {("np", "load"), ("np", "save"), ("np", "savez"), ("torch", "load"), (
 # Modules whose top level may run a statement.
 RUNS_WHEN_IMPORTED = {
     "__main__": "it is the program",
+    "integrations.transformers": "the import is how users ask for our classes behind the Auto classes",
     "ops.lanes": "gives its Numba type the arithmetic operators, as a decorator would one by one",
 }
 
@@ -277,8 +278,9 @@ def state():
         "printing": str(torch._tensor_str.PRINT_OPTS), "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
 
-for library in json.loads(sys.argv[2]):
-    importlib.import_module(library)
+for library, names in json.loads(sys.argv[2]).items():
+    for name in names:  # some libraries load their parts when these are first asked for
+        getattr(importlib.import_module(library), name, None)
 before = state()
 for name in json.loads(sys.argv[1]):
     importlib.import_module(name)
@@ -295,7 +297,11 @@ def test_importing_everything_leaves_the_process_as_it_was():
         for module in modules()
         if module != "__main__" and not missing & {layer(name) for _, name in imports(module)}
     ]
-    here = [name for name in libraries if name not in missing and name != "__future__"]
+    here = {name: ["__name__"] for name in libraries if name not in missing and name != "__future__"}
+    for tree in modules().values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in here:
+                here[node.module] += [alias.name for alias in node.names]
     run = subprocess.run(
         [sys.executable, "-c", PROBE, json.dumps(names), json.dumps(here)], capture_output=True, text=True, check=False
     )

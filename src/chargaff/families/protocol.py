@@ -87,6 +87,13 @@ class Family:
     """(config, head, context_bp, labels) -> file name -> text that goes beside the weights in the "hub" layout.
 
     labels: names of a classifier's outputs. Raises ConfigError for a head that has no published form."""
+    published_head: Mapping[str, Any] = field(default_factory=dict)
+    """pooling and bias of the published sequence classifier, where that is a common `SequenceHead`."""
+    ignored_label: Callable[[Any], int | None] = lambda config: None
+    """config -> id that the published token losses leave out."""
+    published_output: Callable[[Any, Encoded], tuple[Tensor, ...]] | None = None
+    """(config, encoded with every "layer.k" and "layer.k.branch") -> hidden_states as the published class returns them;
+    None: the embedding, the stream after each block but the last, and the final states."""
     extra_heads: Mapping[str, Callable[[Any, nn.Module, int], nn.Module]] = field(default_factory=dict)
     """(config, backbone, num_outputs) -> head, for kinds where this family brings its own ("segmentation", ...)."""
     fresh_heads: tuple[str, ...] = ()

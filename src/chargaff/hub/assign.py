@@ -62,6 +62,7 @@ def replace_tensor(target: Tensor, value: Tensor) -> None:
         fresh.__dict__.update(target.__dict__)
     else:
         fresh = value
+        fresh.__dict__.update(target.__dict__)
     torch.utils.swap_tensors(target, fresh)  # type: ignore[no-untyped-call]
 
 

@@ -56,17 +56,18 @@ def describe(files: LocalFiles, overrides: Mapping[str, Any]) -> Description:
             f"{files.weights}: no {', '.join(CONFIG_FILES)} says what these weights are; put the published config.json "
             "beside them"
         )
-    published = {} if files.config is None else _published_values(read_json(files.config))
+    published = {} if files.config is None else published_values(read_json(files.config))
     if files.checkpoint is not None:
         return _describe_row(files, files.checkpoint, published, overrides)
     name, family = _recognise(published, files)
     config = _parse(family, published, overrides, str(files.config))
-    tokenizer, context_bp = _published_tokenizer(files, family.tokenizer(config), config)
+    tokenizer, context_bp = published_tokenizer(files.weights.parent, family.tokenizer(config), config)
     spec = ModelSpec(
         name,
         config,
         head="",
         name=files.name,
+        head_options={key: family.published_head[key] for key in ("pooling",) if key in family.published_head},
         labels=_labels(published),
         context_bp=context_bp,
         pooling=family.pooling,
@@ -86,7 +87,7 @@ def _describe_row(
     differing = [key for key in row.config if key not in overrides and getattr(config, key) != getattr(stated, key)]
     if differing:
         _LOG.warning("%s: its config.json differs from the catalogue in %s and is followed", row.name, differing)
-    tokenizer, _ = _published_tokenizer(files, family.tokenizer(config), config)
+    tokenizer, _ = published_tokenizer(files.weights.parent, family.tokenizer(config), config)
     spec = ModelSpec(
         row.family,
         config,
@@ -103,7 +104,7 @@ def _describe_row(
     return Description(spec, row.layout, tokenizer)
 
 
-def _published_values(content: Mapping[str, Any]) -> Mapping[str, Any]:
+def published_values(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """The model's keys: the whole file, or below "config" or "model.config" in files of the training framework."""
     model = content.get("model")
     for inner in (content.get("config"), model.get("config") if isinstance(model, Mapping) else None):
@@ -136,13 +137,12 @@ def _parse(family: Family, published: Mapping[str, Any], overrides: Mapping[str,
         raise CheckpointError(f"{where}: {error}") from error
 
 
-def _published_tokenizer(files: LocalFiles, tokenizer: Tokenizer, config: Any) -> tuple[Tokenizer, int | None]:
+def published_tokenizer(folder: Path, tokenizer: Tokenizer, config: Any) -> tuple[Tokenizer, int | None]:
     """The tokenizer as the files beside the weights set it up, and the length they give, in bases.
 
     Raises:
         CheckpointError: they describe another vocabulary than the family's, or lack one that is only to be had there.
     """
-    folder = files.weights.parent
     names = getattr(type(tokenizer), "PUBLISHED", _TOKENIZER_FILES)
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in names if (folder / name).is_file()}
     read = getattr(type(tokenizer), "from_published", None)

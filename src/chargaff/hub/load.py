@@ -145,7 +145,8 @@ def create(
     if hasattr(type(model.tokenizer), "FILES"):
         _warn_no_vocabulary(family)
     _fill_fresh(model, kind, seed)
-    return _converted_to(model, _dtype(dtype)).to(target)
+    _converted_to(model, _dtype(dtype)).backbone.init_buffers(torch.device("cpu"))  # type: ignore[operator]
+    return model.to(target)
 
 
 def _parsed(family: Family, config: Any) -> Any:
@@ -220,14 +221,13 @@ def _fill_fresh(model: Model, family: Family, seed: int) -> None:
             family.init(model.head, model.spec.config)
     left = [name for name, tensor in model.state_dict().items() if tensor.isnan().any()]
     assert not left, f"the family's init leaves {left} as they were"
-    model.backbone.init_buffers(torch.device("cpu"))  # type: ignore[operator]
 
 
 def _converted_to(model: Model, dtype: torch.dtype | None) -> Model:
     """Floating-point tensors in `dtype`, except the float32 islands."""
     if dtype is not None:
         for tensor in dict.fromkeys(model.state_dict(keep_vars=True).values()):
-            if tensor.is_floating_point() and not getattr(tensor, "keep_float32", False):
+            if tensor.is_floating_point() and tensor.dtype != dtype and not getattr(tensor, "keep_float32", False):
                 replace_tensor(tensor, tensor.detach().to(dtype))
     return model
 

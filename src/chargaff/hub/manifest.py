@@ -37,7 +37,7 @@ def describe_model(model: Model, sums: Mapping[str, str]) -> dict[str, Any]:
         "parent": spec.parent,
         **{key: _plain(getattr(spec, key)) for key in _PLAIN},
         "params": sum(parameter.numel() for parameter in model.parameters()),
-        "tokenizer": _describe_tokenizer(model.tokenizer),
+        "tokenizer": describe_tokenizer(model.tokenizer),
         "files": dict(sums),
     }
 
@@ -108,7 +108,8 @@ def tokenizer_files(tokenizer: Tokenizer) -> dict[str, str]:
     return {name: getattr(tokenizer, field) for field, name in getattr(type(tokenizer), "FILES", {}).items()}
 
 
-def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Class and options, which `parse_tokenizer` takes back."""
     options: dict[str, Any] = {}
     if dataclasses.is_dataclass(tokenizer) and not isinstance(tokenizer, type):
         options = dataclasses.asdict(tokenizer)
@@ -118,7 +119,7 @@ def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _stored_text(folder: Path, entry: Any) -> str:
-    """The content of a file that `_describe_tokenizer` named.
+    """The content of a file that `describe_tokenizer` named.
 
     Raises:
         CheckpointError: it is not there, or not as it was written.

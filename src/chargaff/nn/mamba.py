@@ -141,6 +141,8 @@ class MambaMixer(nn.Module):
     def _selection(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Step size before bias and softplus [B, L, E], and the input and output vectors [B, L, N]."""
         low, b, c = self.x_proj(u).split([self.rank, self.ssm.d_state, self.ssm.d_state], -1)
+        if not isinstance(self.dt_proj, nn.Linear):
+            return self.dt_proj(low) - self.dt_proj.bias, b, c
         return F.linear(low, self.dt_proj.weight), b, c  # its bias is added inside the float32 scan
 
     def _decay(self) -> Tensor:
@@ -169,6 +171,16 @@ class BiMamba(nn.Module):
         found = [(self.mamba_fwd, reverse)]
         return found if self.mamba_rev is None else [*found, (self.mamba_rev, not reverse)]
 
+    def _projections(self, mixer: MambaMixer) -> MambaMixer:
+        """The mixer whose projections a direction uses; an adapter is put around tied ones in one place only."""
+        return self.mamba_fwd if self.is_tied else mixer
+
+    @property
+    def _has_plain_projections(self) -> bool:
+        """Whether their weights may be used without the modules; layers that adapters wrap must be called."""
+        mixers = [self.mamba_fwd] if self.mamba_rev is None else [self.mamba_fwd, self.mamba_rev]
+        return all(isinstance(linear, nn.Linear) for mixer in mixers for linear in (mixer.in_proj, mixer.out_proj))
+
     @property
     def _shares_products(self) -> bool:
         """Whether both directions see one input product and one output product."""
@@ -190,8 +202,9 @@ class BiMamba(nn.Module):
             return _project_out(self.mamba_fwd, y * F.silu(z), flip, times=len(directions))
         out: Tensor | None = None
         for mixer, is_reverse in directions:
-            h, z = _project_in(mixer, x, flip).chunk(2, -1)
-            out = self._combine(out, _project_out(mixer, mixer.scan(h, z, reverse=is_reverse), flip, times=1))
+            around = self._projections(mixer)
+            h, z = _project_in(around, x, flip).chunk(2, -1)
+            out = self._combine(out, _project_out(around, mixer.scan(h, z, reverse=is_reverse), flip, times=1))
         assert out is not None
         return out
 
@@ -213,6 +226,9 @@ class BiMamba(nn.Module):
             norm: applied to each block of x.
             block: positions a block.
         """
+        if not self._has_plain_projections:
+            x += self(norm(x), reverse=reverse, flip=flip)
+            return
         if not self._shares_products:
             out: Tensor | None = None
             for mixer, is_reverse in self._directions(reverse):
@@ -306,11 +322,19 @@ def _output_weights(mixer: MambaMixer, flip: bool) -> tuple[Tensor, Tensor | Non
 
 
 def _project_in(mixer: MambaMixer, x: Tensor, flip: bool) -> Tensor:
+    if not isinstance(mixer.in_proj, nn.Linear):
+        wrapped: Tensor = mixer.in_proj(x.flip(-1) if flip else x)
+        return wrapped
     return F.linear(x, *_input_weights(mixer, flip))
 
 
 def _project_out(mixer: MambaMixer, y: Tensor, flip: bool, *, times: int) -> Tensor:
     """The output projection; its bias counts once for each direction that was summed before."""
+    if not isinstance(mixer.out_proj, nn.Linear):
+        out = mixer.out_proj(y)
+        if mixer.out_proj.bias is not None and times > 1:
+            out = out + (times - 1) * mixer.out_proj.bias
+        return out.flip(-1) if flip else out
     weight, bias = _output_weights(mixer, flip)
     return F.linear(y, weight, bias if bias is None or times == 1 else times * bias)
 

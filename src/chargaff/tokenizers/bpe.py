@@ -68,6 +68,8 @@ class BpeTokenizer:
     """Field -> file that it is kept in, beside the weights."""
     PUBLISHED: ClassVar[tuple[str, ...]] = ("tokenizer.json", "tokenizer_config.json")
     """Files that `from_published` reads."""
+    RETURNS: ClassVar[tuple[str, ...]] = ("input_ids", "token_type_ids", "attention_mask")
+    """What a call of the published tokenizer returns."""
 
     definition: str = field(default_factory=letters_definition, repr=False)
     """Content of tokenizer.json; by default single letters without merges, which no published model has."""
@@ -176,6 +178,15 @@ class BpeTokenizer:
             found = self._library.encode_batch_fast(texts, add_special_tokens=False)
             parts += [np.array(encoding.ids, dtype) for encoding in found]
         return np.concatenate([*parts, np.array(ends[1], dtype)])
+
+    @property
+    def special_ids(self) -> Mapping[str, int]:
+        """Role -> id: cls, mask, pad, sep, unk."""
+        return {token[1:-1].lower(): self.vocab.index(token) for token in SPECIAL_TOKENS}
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of a string by the library's rules, with nothing around them."""
+        return list(self._library.encode(text, add_special_tokens=False).ids)
 
     def encode_text(
         self,

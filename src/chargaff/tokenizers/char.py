@@ -178,6 +178,10 @@ class CharTokenizer:
         ends = [np.full((*seq.shape[:-1], len(end)), end, np.uint8) for end in self._added()]
         return np.concatenate([ends[0], ids, ends[1]], axis=-1)
 
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of a string by the published rules, with nothing around them."""
+        return self._text_ids(text)
+
     def encode_text(
         self,
         text: str | Collection[str],

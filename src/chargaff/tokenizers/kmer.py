@@ -60,13 +60,18 @@ class KmerTokenizer:
             raise ConfigError("tokenizer.has_trailing_ends: the v2 vocabulary has <eos> and <bos> already")
 
     @classmethod
+    def sizes(cls) -> dict[int, tuple[int, str]]:
+        """Entries of a vocabulary -> its k and version."""
+        return {4**k + extra: (k, version) for k in range(1, 8) for extra, version in ((9, "v1"), (11, "v2"))}
+
+    @classmethod
     def for_vocabulary(cls, size: int, *, model_max_length: int | None = None) -> "KmerTokenizer":
         """The tokenizer whose vocabulary has `size` entries: 4105 and 73 are v1 (k = 6, 3), 4107 and 75 v2.
 
         Raises:
             ConfigError: no k gives that size.
         """
-        sizes = {4**k + extra: (k, version) for k in range(1, 8) for extra, version in ((9, "v1"), (11, "v2"))}
+        sizes = cls.sizes()
         if size not in sizes:
             raise ConfigError(
                 f"vocab_size: {size} is that of no k-mers; 6-mers have 4105 (v1) or 4107 (v2), 3-mers 73 or 75"
@@ -146,6 +151,19 @@ class KmerTokenizer:
     def encode_text(self, text: str, *, rules: Literal["hub", "jax"] = "hub") -> list[int]:
         """Ids of a string by the published rules (see `tokenize`)."""
         return [self.ids.get(token, self.unk_id) for token in self.tokenize(text, rules=rules)]
+
+    @property
+    def special_ids(self) -> Mapping[str, int]:
+        """Role -> id: cls, mask, pad, unk; published files state no others."""
+        return {"cls": self.cls_id, "mask": 2, "pad": self.pad_id, "unk": self.unk_id}
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of a string by the hub's rules, with nothing around them."""
+        letters = text.encode("ascii", "replace")
+        if not letters.translate(None, b"ACGTN"):
+            found: list[int] = self.encode(np.frombuffer(letters, np.uint8), special=False).tolist()
+            return found
+        return self.encode_text(text)[1 if self.adds_cls else 0 :]
 
     def tokenize(self, text: str, *, rules: Literal["hub", "jax"] = "hub") -> list[str]:
         """Tokens of a string as the published tokenizers give them; case counts.

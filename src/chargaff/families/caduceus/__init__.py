@@ -6,6 +6,7 @@ from typing import Any
 from chargaff.families.caduceus.config import CaduceusConfig
 from chargaff.families.caduceus.layouts import LAYOUTS, published_files
 from chargaff.families.caduceus.model import Caduceus, init_weights, make_lm_head
+from chargaff.families.caduceus.states import hidden_states
 from chargaff.families.protocol import Family
 from chargaff.tokenizers.char import CharTokenizer
 
@@ -28,6 +29,9 @@ FAMILY = Family(
     layouts=LAYOUTS,
     recognises=_recognises,
     published_files=published_files,
+    published_head={"pooling": "mean", "bias": False},
+    ignored_label=lambda config: 4 if config.pad_token_id is None else config.pad_token_id,
+    published_output=hidden_states,
     tiny={
         "ph": {**_TINY, "rcps": False},
         "ps": {**_TINY, "rcps": True},

@@ -36,6 +36,7 @@ FAMILY = Family(
     layouts=LAYOUTS,
     recognises=_recognises,
     published_files=published_files,
+    ignored_label=lambda config: 0,
     extra_heads={"sequence": Classifier, "pooler": Pooler},
     fresh_heads=("pooler",),
     tiny={

@@ -5,7 +5,7 @@ from typing import Any
 
 from chargaff.families.hyenadna.config import HyenaConfig
 from chargaff.families.hyenadna.layouts import LAYOUTS, published_files
-from chargaff.families.hyenadna.model import LmHead, init_weights, make_backbone
+from chargaff.families.hyenadna.model import LmHead, hidden_states, init_weights, make_backbone
 from chargaff.families.protocol import Family
 from chargaff.tokenizers.char import CharTokenizer
 
@@ -28,6 +28,8 @@ FAMILY = Family(
     layouts=LAYOUTS,
     recognises=lambda published: published.get("model_type") in ("hyenadna", "hyena") or "layer" in published,
     published_files=published_files,
+    published_head={"pooling": "last", "bias": False},
+    published_output=hidden_states,
     tiny={
         "training": {**_TINY, "layer": _LAYER},
         "standalone": {**_TINY, "layer": _LAYER, "variant": "standalone"},

@@ -111,6 +111,8 @@ class HyenaFilter(nn.Module):
         for name, parameter in self.named_parameters():
             parameter.keep_float32 = True  # type: ignore[attr-defined]
             parameter.optim = self._optim(name)  # type: ignore[attr-defined]
+        for buffer in self.buffers():
+            buffer.keep_float32 = True  # type: ignore[attr-defined]
         self._cache: dict[str, tuple[tuple[Any, ...], Tensor]] = {}
 
     def _optim(self, name: str) -> dict[str, float]:
@@ -163,10 +165,10 @@ class HyenaFilter(nn.Module):
         """
         rows = torch.arange(self.width * self.num_convolutions, device=features.device).view(-1, 1)
         rows = self._per_convolution(rows)[convolution, channels, 0]
-        last = self.implicit_filter[-1].weight
-        assert isinstance(last, Tensor)
+        last: Any = self.implicit_filter[-1]
         with torch.autocast(features.device.type, enabled=False):
-            kernel = last[rows] @ features.t()
+            is_plain = isinstance(last, nn.Linear)  # else an adapter is around it
+            kernel: Tensor = last.weight[rows] @ features.t() if is_plain else last(features).t()[rows]
         if self.layer.modulate:
             rate = self.modulation.deltas[0, 0, rows].abs().neg()
             window = torch.outer(rate, self.pos_emb.t[0, :length, 0]).exp_()

@@ -81,7 +81,8 @@ class HyenaMixer(nn.Module):
             v = v * gates[self.order - 1 - step]
             gate = gates[0] if step == self.order - 2 else None
             v = self._convolve(v, kernels[step], skips[step], gate)
-        return F.linear(self._activate(v).transpose(1, 2), self.out_proj.weight, self.out_proj.bias)
+        out: Tensor = self.out_proj(self._activate(v).transpose(1, 2))
+        return out
 
     def begin(self, batch: int, length: int, dtype: torch.dtype) -> Stretches:
         """Room for a sequence that comes in stretches, in the type of the matrix products."""
@@ -93,7 +94,7 @@ class HyenaMixer(nn.Module):
 
     def feed(self, x: Tensor, part: slice, to: Stretches) -> None:
         """Takes the stretch `part` of the input, [B, T, D]: projection, short convolution, first gate."""
-        u = F.linear(x, self.in_proj.weight, self.in_proj.bias)
+        u = self.in_proj(x)
         weight, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias
         u, to.tail = causal_conv1d(u, weight, bias, initial_state=to.tail, return_state=True)
         last = (self.order - 1) * self.width
@@ -122,7 +123,8 @@ class HyenaMixer(nn.Module):
         """[B, T, D] the stretch `part` of the output."""
         gated = torch.empty_like(held.gates[:, part, : self.width])
         torch.mul(held.gates[:, part, : self.width], held.inputs[:, :, part].transpose(1, 2), out=gated)
-        return F.linear(self._activate(gated), self.out_proj.weight, self.out_proj.bias)
+        out: Tensor = self.out_proj(self._activate(gated))
+        return out
 
     def init_state(self, batch: int) -> HyenaState:
         """Before the first token."""
@@ -145,7 +147,7 @@ class HyenaMixer(nn.Module):
             history.append((*whole, *torch.split(torch.cat([last.to(v.dtype), v], 2), HISTORY_TOKENS, 2)))
             v = self._continue(history[-1], o, length) + v * skips[o].to(v.dtype).unsqueeze(1)
         v = self._activate((v * gates[0]).to(x.dtype))
-        out = F.linear(v.transpose(1, 2), self.out_proj.weight, self.out_proj.bias)
+        out = self.out_proj(v.transpose(1, 2))
         return out, HyenaState(packed[..., packed.shape[2] - state.tail.shape[2] :], tuple(history))
 
     def require_length(self, length: int) -> None:
@@ -160,6 +162,9 @@ class HyenaMixer(nn.Module):
 
     def _project(self, x: Tensor) -> Tensor:
         """[B, (O+1) D, L] inputs of the short convolution."""
+        if not isinstance(self.in_proj, nn.Linear):  # an adapter is around it
+            wrapped: Tensor = self.in_proj(x).transpose(1, 2)
+            return wrapped
         u = torch.matmul(self.in_proj.weight.to(x.dtype), x.transpose(1, 2))
         return u + self.in_proj.bias.to(u.dtype).unsqueeze(1)
 

@@ -233,6 +233,11 @@ class LmHead(nn.Module):
         return F.linear(encoded.hidden, self.weight).float()
 
 
+def hidden_states(config: HyenaConfig, encoded: Encoded) -> tuple[Tensor, ...]:
+    """As the hub code returns them: the embedding, the stream after each block, and the final states."""
+    return (*(encoded.taps[f"layer.{k}"] for k in range(config.n_layer + 1)), encoded.hidden)
+
+
 @torch.no_grad()
 def init_weights(module: nn.Module, config: HyenaConfig) -> None:
     """Fresh weights for a backbone or a head, from torch's global generator (sheet 2.7).

@@ -59,6 +59,7 @@ FAMILY = Family(
     objective="causal",
     layouts={"hub": Layout(_read, _write), "lightning": Layout(_read, _write_training)},
     published_files=_published_files,
+    ignored_label=lambda config: 4,
     recognises=lambda published: "n_kv_heads" in published and "d_model" in published,
     tiny={"causal": _TINY, "grouped": {**_TINY, "n_kv_heads": 2}, "bidirectional": {**_TINY, "bidirectional": True}},
 )

@@ -27,5 +27,6 @@ FAMILY = Family(
     layouts=LAYOUTS,
     recognises=_recognises,
     published_files=published_files,
+    ignored_label=lambda config: 4,
     tiny={"tied": _TINY, "untied-layernorm": {**_TINY, "tie_embeddings": False, "rms_norm": False}},
 )

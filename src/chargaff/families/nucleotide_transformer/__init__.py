@@ -36,7 +36,8 @@ def _recognises(published: Mapping[str, Any]) -> bool:
     if set(published) >= _JAX_KEYS:
         return True
     is_esm = published.get("model_type") == "esm" or "add_bias_fnn" in published
-    return is_esm and {"token_dropout", "emb_layer_norm_before"} <= set(published)
+    is_of_dna = published.get("vocab_size") in KmerTokenizer.sizes()  # protein models share the type and all keys
+    return is_esm and is_of_dna and {"token_dropout", "emb_layer_norm_before"} <= set(published)
 
 
 FAMILY = Family(

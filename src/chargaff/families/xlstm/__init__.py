@@ -31,6 +31,7 @@ FAMILY = Family(
     layouts=LAYOUTS,
     recognises=_recognises,
     published_files=published_files,
+    ignored_label=lambda config: 4,
     tiny={
         "mlstm-causal": {**_TINY, "m_position_embeddings": True, "m_bias": True},
         "hybrid-causal": {**_TINY, "n_layer": 3, "s_lstm_at": [1], "m_backend": "chunkwise"},

@@ -39,6 +39,9 @@ class MlstmGates(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Input and forget gates [B, T, H] before exp and sigmoid, of the concatenation of [B, T, E] each."""
+        if not (isinstance(self.igate, nn.Linear) and isinstance(self.fgate, nn.Linear)):  # adapters are around them
+            joined = torch.cat(inputs, -1)
+            return self.igate(joined), self.fgate(joined)
         weight = torch.cat([self.igate.weight, self.fgate.weight])
         parts = torch.split(weight, [x.shape[-1] for x in inputs], 1)
         gates = torch.cat([self.igate.bias, self.fgate.bias])
