@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "optional": set(),
     "config": set(),
     **BASE,
-    "families": {"nn", "ops", "tokenizers"},
+    "families": {"nn", "ops", "tokenizers", "seq.grid"},
     "generation": {"families.protocol", "tokenizers", "seq"},
     "model": {"families.protocol", "generation", "tokenizers"},
     "hub": {"families", "io", "tokenizers", "model", "nn"},

@@ -81,6 +81,8 @@ class Family:
     labels: names of a classifier's outputs. Raises ConfigError for a head that has no published form."""
     extra_heads: Mapping[str, Callable[[Any, nn.Module, int], nn.Module]] = field(default_factory=dict)
     """(config, backbone, num_outputs) -> head, for kinds where this family brings its own ("segmentation", ...)."""
+    head_outputs: Mapping[str, Callable[[Any], int]] = field(default_factory=dict)
+    """Kinds of its own heads whose number of outputs the config fixes -> that number."""
     tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Variant name -> config small enough for tests that must run in well under a second."""
 

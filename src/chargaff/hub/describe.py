@@ -79,7 +79,7 @@ def _describe_row(
     files: LocalFiles, row: Checkpoint, published: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> Description:
     family = get_family(row.family)
-    config = _parse(family, published or row.config, overrides, str(files.config or row.name))
+    config = _parse(family, {**published, **row.corrections} if published else row.config, overrides, str(files.config or row.name))
     stated = family.config.from_json(row.config)  # type: ignore[attr-defined]
     differing = [key for key in row.config if key not in overrides and getattr(config, key) != getattr(stated, key)]
     if differing:
