@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from chargaff.cli.main import ExitCode, progress
+from chargaff.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ def run(
     window_bp: int | None = None,
     overlap_bp: int = 0,
     special_tokens: bool | None = None,
+    attention: str | None = None,
+    attention_output: Path | None = None,
     n_as_pad: Annotated[bool, Parameter(negative="")] = False,
     max_unknown: float = 0.05,
     dtype: Literal["float32", "bfloat16"] = "float32",
@@ -58,7 +61,9 @@ def run(
         strands: "both" averages the two strands. [default: both, unless the checkpoint reads one strand only]
         window_bp: longer records are read in windows of this length. [default: the checkpoint's context]
         overlap_bp: bases that neighbouring windows share; each base is taken from the window it lies deeper in.
-        special_tokens: add the tokenizer's special tokens. [default: for --pool cls and mean-all only]
+        special_tokens: add the tokenizer's special tokens. [default: where model or pooling need them]
+        attention: also write the attention maps of these layers (from 1) and heads (from 0): layer:head,...
+        attention_output: where to; .zarr, .npz or (one window) .npy. [default: OUTPUT without ending + .attention.zarr]
         n_as_pad: show N as the pad token, as the pre-training of Caduceus did.
         max_unknown: reject records with a larger share of letters other than A, C, G, T, N.
         dtype: of matrix products; results are float32.
@@ -69,9 +74,13 @@ def run(
         overwrite: replace OUTPUT.
         dry_run: print what would be done, and the time and memory it would take.
     """
+    from chargaff.workflows.attention import check_maps, maps_to_file, parse_pairs
     from chargaff.workflows.cost import format_bytes
     from chargaff.workflows.embed import EmbedOptions, check_output, embed_to_file, plan_embedding
 
+    pairs = () if attention is None else parse_pairs(attention)
+    if attention_output is not None and not pairs:
+        raise ConfigError("attention-output: has no use without --attention")
     options = EmbedOptions(
         pooling=pool,
         layer=None if layer == "last" else layer,
@@ -90,12 +99,19 @@ def run(
         rows, width = job.store_shape
         print(f"{job.describe()}\n{job.cost()}\ndisk about {format_bytes(8 * rows * width)}, half of it while it runs")
         return ExitCode.DONE
+    if pairs:
+        maps_path = attention_output or output.with_suffix(".attention.zarr")
+        check_maps(job, pairs, maps_path)
     job.log_plan()
     with progress("embedding", total=int(job.plan.num_tokens.sum())) as advance:
         listing = embed_to_file(
             job, output, num_workers=workers, resume=resume, overwrite=overwrite, on_progress=advance
         )
     _LOG.info("wrote %s: vectors of %d numbers", output, job.width)
+    if pairs:
+        with progress("attention", total=int(job.plan.num_tokens.sum())) as advance:
+            maps_to_file(job, pairs, maps_path, overwrite=overwrite, on_progress=advance)
+        _LOG.info("wrote %s: %d attention maps a window", maps_path, len(pairs))
     if listing is None:
         return ExitCode.DONE
     _LOG.warning("%s records were rejected, see %s", f"{len(job.inspection.rejected):,}", listing)

@@ -69,6 +69,29 @@ class WindowPlan:
             self.record[ours], self.start_bp[ours], self.length_bp[ours], keep_start[ours], keep_stop[ours]
         )
 
+    def halved(self, which: NDArray[np.bool_]) -> WindowPlan:
+        """With two windows of half the length in place of each of `which` [W], which keep what it kept of them."""
+        parts = np.repeat(np.arange(len(self)), 1 + which)
+        is_second = np.concatenate([[False], parts[1:] == parts[:-1]])
+        is_half = which[parts]
+        length = self.length_bp[parts]
+        middle = length // 2
+        begin, end = np.where(is_second, middle, 0), np.where(is_half & ~is_second, middle, length)
+        keep_start = np.clip(self.keep_start_bp[parts], begin, end) - begin
+        keep_stop = np.clip(self.keep_stop_bp[parts], begin, end) - begin
+        halves = WindowPlan(self.record[parts], self.start_bp[parts] + begin, end - begin, keep_start, keep_stop)
+        return halves.only(~is_half | (keep_start < keep_stop))
+
+    def only(self, which: NDArray[np.bool_]) -> WindowPlan:
+        """The windows of `which` [W]."""
+        return WindowPlan(
+            self.record[which],
+            self.start_bp[which],
+            self.length_bp[which],
+            self.keep_start_bp[which],
+            self.keep_stop_bp[which],
+        )
+
 
 def plan_windows(length_bp: ArrayLike, window_bp: int, overlap_bp: int = 0) -> WindowPlan:
     """Windows of `window_bp` that cover each record, neighbours sharing `overlap_bp`.

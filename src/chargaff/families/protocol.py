@@ -42,6 +42,8 @@ class InputRule:
     """masked: pad freely; causal: on the right only; never: batches of equal length."""
     n_bases: Literal["token", "zero", "forbidden"] = "token"
     """What becomes of N: a token of its own, an all-zero row, or not allowed."""
+    needs_special: bool = False
+    """The tokenizer's special tokens belong to every input, whatever is done with the states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,10 @@ class Layout:
     """(published tensors, config) -> ours, tied duplicates and all; CheckpointError for a name no rule knows."""
     write: Callable[[StateDict, Any], StateDict] | None = None
     """(ours without tied duplicates, config) -> published; None: this layout is only read."""
+    files: Callable[[Any, str, int | None, Sequence[str]], Mapping[str, str]] | None = None
+    """As `Family.published_files`, where this layout has files of its own."""
+    archive: Literal["safetensors", "joblib"] = "safetensors"
+    """What the tensors are written in; "joblib" is the pickled tree of the JAX code bases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,8 @@ class Family:
     """What the language-model head was trained for."""
     strands: Callable[[Any], str] = lambda config: "forward-only"
     """config -> what the model does about the two strands by construction: "equivariant" or "forward-only"."""
+    pooling: str = "mean"
+    """How the authors pool token states; a checkpoint row may say otherwise."""
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     """"hub" | "lightning" | "jax" | ..."""
     recognises: Callable[[Mapping[str, Any]], bool] = lambda published: False
@@ -83,6 +91,8 @@ class Family:
     """(config, backbone, num_outputs) -> head, for kinds where this family brings its own ("segmentation", ...)."""
     head_outputs: Mapping[str, Callable[[Any], int]] = field(default_factory=dict)
     """Kinds of its own heads whose number of outputs the config fixes -> that number."""
+    fresh_heads: tuple[str, ...] = ()
+    """Those of extra_heads that `load` makes afresh, with a warning, where a file lacks them."""
     tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Variant name -> config small enough for tests that must run in well under a second."""
 

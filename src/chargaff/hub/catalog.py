@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from chargaff.errors import ConfigError
 from chargaff.families import list_families
 
-HEADS = ("lm", "sequence", "token", "segmentation", "tracks", "none")
+HEADS = ("lm", "sequence", "token", "segmentation", "tracks", "pooler", "none")
 POOLINGS = ("mean", "mean-all", "max", "first", "last", "centre", "cls", "none")
 STRANDS = ("equivariant", "conjoined", "averaged", "forward-only")
 
@@ -49,9 +49,12 @@ class Checkpoint:
     revision: str = ""
     """Commit of the hub repository; "" takes the newest."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """Every file that is needed -> its sha256, "" where none was recorded."""
+    """Every file that is needed -> its sha256, "" where none was recorded; empty: the usual names, as far as the
+    repository has them."""
     labels: tuple[str, ...] = ()
     """Names of the head's outputs."""
+    aliases: tuple[str, ...] = ()
+    """Other names of it, such as those of the authors' code."""
     pooling: str = "mean"
     """How the authors pool token states."""
     strands: str = "forward-only"
@@ -77,24 +80,25 @@ def list_checkpoints() -> tuple[Checkpoint, ...]:
         rows += parse_rows(family, folder.joinpath(family, "checkpoints.toml").read_text(encoding="utf-8"))
     owners: dict[str, str] = {}
     for row in rows:
-        if row.name in owners:
-            raise ConfigError(f"checkpoint {row.name!r} is defined by both {owners[row.name]} and {row.family}")
-        owners[row.name] = row.family
+        for name in (row.name, *row.aliases):
+            if name in owners:
+                raise ConfigError(f"checkpoint {name!r} is defined by both {owners[name]} and {row.family}")
+            owners[name] = row.family
     return tuple(rows)
 
 
 def get_checkpoint(name: str) -> Checkpoint:
-    """The row of that name.
+    """The row of that name or alias, in upper or lower case.
 
     Raises:
         ConfigError: there is none; the message suggests the nearest names.
     """
-    rows = {row.name: row for row in list_checkpoints()}
-    if name not in rows:
-        near = difflib.get_close_matches(name, rows, n=3, cutoff=0.5)
+    rows = {name.lower(): row for row in list_checkpoints() for name in (row.name, *row.aliases)}
+    if name.lower() not in rows:
+        near = difflib.get_close_matches(name.lower(), rows, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(rows)}"
         raise ConfigError(f"model: no checkpoint is called {name!r}; {hint}")
-    return rows[name]
+    return rows[name.lower()]
 
 
 def parse_rows(family: str, text: str) -> tuple[Checkpoint, ...]:
@@ -161,8 +165,8 @@ def _check(row: Checkpoint, place: str) -> None:
     kind, _, value = row.source.partition(":")
     if kind not in ("hub", "none") or not value or (kind == "hub" and not _HUB_ID.fullmatch(value)):
         raise ConfigError(f"{place}.source: expected 'hub:<owner>/<repository>' or 'none:<reason>', got {row.source!r}")
-    if kind == "hub" and not (row.licence and row.files):
-        raise ConfigError(f"{place}: published weights need 'licence' and 'files'")
+    if kind == "hub" and not row.licence:
+        raise ConfigError(f"{place}: published weights need 'licence'")
     if row.revision and not _COMMIT.fullmatch(row.revision):
         raise ConfigError(f"{place}.revision: expected 40 hexadecimal digits or '', got {row.revision!r}")
     for file, sha256 in row.files.items():

@@ -4,6 +4,7 @@ import difflib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from chargaff.errors import CheckpointError, ConfigError
@@ -60,7 +61,7 @@ def describe(files: LocalFiles, overrides: Mapping[str, Any]) -> Description:
         return _describe_row(files, files.checkpoint, published, overrides)
     name, family = _recognise(published, files)
     config = _parse(family, published, overrides, str(files.config))
-    tokenizer, context_bp = _published_tokenizer(files, family.tokenizer(config))
+    tokenizer, context_bp = _published_tokenizer(files, family.tokenizer(config), config)
     spec = ModelSpec(
         name,
         config,
@@ -68,11 +69,12 @@ def describe(files: LocalFiles, overrides: Mapping[str, Any]) -> Description:
         name=files.name,
         labels=_labels(published),
         context_bp=context_bp,
+        pooling=family.pooling,
         strands=family.strands(config),
         notes={"commit": files.commit} if files.commit else {},
     )
-    is_training = files.weights.suffix == ".ckpt" and "lightning" in family.layouts
-    return Description(spec, "lightning" if is_training else "hub", tokenizer)
+    special = {".ckpt": "lightning", ".joblib": "jax"}.get(files.weights.suffix, "hub")
+    return Description(spec, special if special in family.layouts else "hub", tokenizer)
 
 
 def _describe_row(
@@ -84,7 +86,7 @@ def _describe_row(
     differing = [key for key in row.config if key not in overrides and getattr(config, key) != getattr(stated, key)]
     if differing:
         _LOG.warning("%s: its config.json differs from the catalogue in %s and is followed", row.name, differing)
-    tokenizer, _ = _published_tokenizer(files, family.tokenizer(config))
+    tokenizer, _ = _published_tokenizer(files, family.tokenizer(config), config)
     spec = ModelSpec(
         row.family,
         config,
@@ -134,27 +136,43 @@ def _parse(family: Family, published: Mapping[str, Any], overrides: Mapping[str,
         raise CheckpointError(f"{where}: {error}") from error
 
 
-def _published_tokenizer(files: LocalFiles, tokenizer: Tokenizer) -> tuple[Tokenizer, int | None]:
+def _published_tokenizer(files: LocalFiles, tokenizer: Tokenizer, config: Any) -> tuple[Tokenizer, int | None]:
     """The tokenizer as the files beside the weights set it up, and the length they give, in bases.
 
     Raises:
-        CheckpointError: they describe another vocabulary than the family's.
+        CheckpointError: they describe another vocabulary than the family's, or lack one that is only to be had there.
     """
     folder = files.weights.parent
-    texts = {
-        name: (folder / name).read_text(encoding="utf-8") for name in _TOKENIZER_FILES if (folder / name).is_file()
-    }
+    names = getattr(type(tokenizer), "PUBLISHED", _TOKENIZER_FILES)
+    texts = {name: (folder / name).read_text(encoding="utf-8") for name in names if (folder / name).is_file()}
     read = getattr(type(tokenizer), "from_published", None)
+    if read is not None and hasattr(type(tokenizer), "FILES"):
+        return _tokenizer_of_files(folder, read, texts, config.vocab_size), None
     if _TOKENIZER_FILES[0] not in texts or read is None:
         return tokenizer, None
     published: Tokenizer = read(texts)
     if published.vocab != tokenizer.vocab:
+        theirs, ours = (f"{len(v)} tokens, {' '.join(v[:12])} ..." for v in (published.vocab, tokenizer.vocab))
         raise CheckpointError(
-            f"{folder / _TOKENIZER_FILES[0]}: the vocabulary is {published.vocab}, expected {tokenizer.vocab}"
+            f"{folder / _TOKENIZER_FILES[0]}: the vocabulary is {theirs}; that of the model is {ours}"
         )
     length = read_json(folder / _TOKENIZER_FILES[0]).get("model_max_length")
     is_limit = isinstance(length, int) and length < _LONGEST_BP and tokenizer.complement is not None
     return published, length if is_limit else None
+
+
+def _tokenizer_of_files(folder: Path, read: Any, texts: Mapping[str, str], num_rows: int) -> Tokenizer:
+    """A tokenizer whose vocabulary is a file; `num_rows` is what the embedding has."""
+    try:
+        found: Tokenizer = read(texts)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    if len(found.vocab) > num_rows:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has {len(found.vocab):,} tokens, the model's embedding {num_rows:,} rows: "
+            "the vocabulary is another model's"
+        )
+    return found
 
 
 def _labels(published: Mapping[str, Any]) -> tuple[str, ...]:

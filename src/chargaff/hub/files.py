@@ -9,10 +9,10 @@ from chargaff.errors import CheckpointError, ConfigError
 from chargaff.hub.catalog import Checkpoint, get_checkpoint, list_checkpoints
 from chargaff.hub.download import WEIGHT_FILES, cached_files, fetch
 
-CONFIG_FILES = ("model.json", "model_config.json", "config.json")
-"""Descriptions of a model: ours, the training framework's, and the hub's; the first that is there counts."""
+CONFIG_FILES = ("model.json", "model_config.json", "config.json", "hyperparams.json")
+"""Descriptions of a model: ours, the training framework's, the hub's, and the JAX archives'; the first there counts."""
 
-_WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".index.json")
+_WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".index.json", ".joblib")
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
@@ -73,7 +73,10 @@ def find_cached(checkpoint: Checkpoint) -> Mapping[str, Path | None]:
     """Where each file of a published checkpoint lies in the cache; None for what would be downloaded."""
     if checkpoint.hub_id is None:
         return {}
-    return cached_files(checkpoint.hub_id, checkpoint.revision, checkpoint.files)
+    if checkpoint.files:
+        return cached_files(checkpoint.hub_id, checkpoint.revision, checkpoint.files)
+    usual = cached_files(checkpoint.hub_id, checkpoint.revision, dict.fromkeys(WEIGHT_FILES, ""))
+    return {name: path for name, path in usual.items() if path is not None} or {WEIGHT_FILES[0]: None}
 
 
 def _is_path(text: str) -> bool:
@@ -89,7 +92,8 @@ def _from_row(row: Checkpoint, revision: str, offline: bool) -> LocalFiles:
     is_pinned = revision in ("", row.revision)
     sums = row.files if is_pinned else dict.fromkeys(row.files, "")
     snapshot = fetch(row.hub_id, revision or row.revision, sums, offline=offline)
-    weights = next(snapshot.folder / name for name in row.files if name.endswith(_WEIGHT_SUFFIXES))
+    named = [snapshot.folder / name for name in row.files if name.endswith(_WEIGHT_SUFFIXES)]
+    weights = named[0] if named else _weights_in(snapshot.folder)
     return LocalFiles(row.name, weights, _config_beside(weights), row, snapshot.commit)
 
 
@@ -126,7 +130,7 @@ def _weights_in(folder: Path) -> Path:
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
-    groups = [("*.safetensors",), ("*.ckpt", "*/*.ckpt", "*/*/*.ckpt"), ("*.bin", "*.pt", "*.pth")]
+    groups = [("*.safetensors",), ("*.ckpt", "*/*.ckpt", "*/*/*.ckpt"), ("*.bin", "*.pt", "*.pth"), ("*.joblib",)]
     if (folder / "model_config.json").is_file():  # a run of the training framework, whose weights are a .ckpt
         groups.insert(0, groups.pop(1))
     for patterns in groups:

@@ -96,6 +96,8 @@ def choose_head(
         return wanted
     if {wanted, stored} == {"sequence", "token"} and _LINEAR in state:
         return wanted  # one and the same linear layer
+    if wanted in family.fresh_heads:
+        return wanted
     if wanted in ("sequence", "token", *family.extra_heads):
         raise CheckpointError(
             f"{where}: holds no {wanted!r} head (it has: {stored}); fine-tune one with `chargaff finetune`, "
@@ -104,9 +106,7 @@ def choose_head(
     raise _unknown_head(family, wanted)
 
 
-def options_from(
-    kind: str, family: Family, config: Any, backbone: nn.Module, state: Mapping[str, Tensor]
-) -> dict[str, Any]:
+def options_from(kind: str, family: Family, config: Any, backbone: Any, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Options of a head as far as its tensors tell."""
     if kind in ("sequence", "token") and _LINEAR in state:
         return {"num_outputs": state[_LINEAR].shape[0], "bias": "head.linear.bias" in state}
@@ -119,7 +119,16 @@ def options_from(
             if two[name].shape[axis] != size and f"head.{name}" in state:
                 each = two[name].shape[axis] - size
                 return {"num_outputs": (state[f"head.{name}"].shape[axis] - size) // each + 1}
-    return {}
+    return {"num_outputs": backbone.width} if kind in family.fresh_heads else {}
+
+
+def fresh_head(family: Family, kind: str, config: Any, backbone: nn.Module, num_outputs: int) -> dict[str, Tensor]:
+    """Tensors of a head that a file lacks: those of `family.init` with seed 0, under the names of a model's state."""
+    head = family.extra_heads[kind](config, backbone, num_outputs)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        family.init(head, config)
+    return {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
 
 
 def _fixed_outputs(family: Family, kind: str, config: Any, wanted: Any) -> int:

@@ -19,7 +19,7 @@ from chargaff.hub.catalog import list_checkpoints
 from chargaff.hub.describe import Description, describe
 from chargaff.hub.download import sha256_of
 from chargaff.hub.files import LocalFiles, resolve
-from chargaff.hub.heads import build_head, choose_head, options_from, own_heads, stored_head
+from chargaff.hub.heads import build_head, choose_head, fresh_head, options_from, own_heads, stored_head
 from chargaff.hub.readers import read_weights, shards_of
 from chargaff.model import Model, ModelSpec
 from chargaff.nn.heads import SequenceHead, TokenHead
@@ -197,6 +197,9 @@ def _from_state(
     if kind != stored or len(held) > 1:
         kept = set() if head is None else {f"head.{name}" for name in head.state_dict()}
         state = {name: tensor for name, tensor in state.items() if not name.startswith("head.") or name in kept}
+        if kind in family.fresh_heads and kind not in held:
+            _warn_fresh_head(where, kind)
+            state |= fresh_head(family, kind, spec.config, backbone, options["num_outputs"])
     assign(model, state, where=where, device=device, dtype=dtype, config=spec.config)
     backbone.init_buffers(device)  # type: ignore[operator]
     return model
@@ -249,6 +252,12 @@ def _identified(spec: ModelSpec) -> ModelSpec:
     if row is None or spec.licence:
         return spec
     return replace(spec, licence=row.licence, paper=row.paper, notes={**spec.notes, "copy_of": row.name})
+
+
+@cache
+def _warn_fresh_head(where: str, kind: str) -> None:
+    """Once for each model of a process."""
+    _LOG.warning("%s: holds no %r head; its weights are fresh ones, from a fixed seed", where, kind)
 
 
 @cache

@@ -1,6 +1,7 @@
 """`model.json`: everything about a saved model that is not a tensor."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,17 +95,46 @@ def parse_tokenizer(path: Path, facts: Any, tokenizer: Tokenizer) -> Tokenizer:
     options = {
         key: tuple(value) if isinstance(value, list) else value for key, value in facts.items() if key != "class"
     }
+    for key in getattr(type(tokenizer), "FILES", {}):
+        options[key] = _stored_text(path.parent, options.get(key))
     try:
         return dataclasses.replace(tokenizer, **options) if options else tokenizer  # type: ignore[type-var]
     except (TypeError, ConfigError) as error:
         raise CheckpointError(f"{path}: tokenizer: {error}") from error
 
 
+def tokenizer_files(tokenizer: Tokenizer) -> dict[str, str]:
+    """File name -> content of what a tokenizer keeps in files of its own (`FILES` of its class)."""
+    return {name: getattr(tokenizer, field) for field, name in getattr(type(tokenizer), "FILES", {}).items()}
+
+
 def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if dataclasses.is_dataclass(tokenizer) and not isinstance(tokenizer, type):
         options = dataclasses.asdict(tokenizer)
+    for field, name in getattr(type(tokenizer), "FILES", {}).items():
+        options[field] = {"file": name, "sha256": _sha256(options[field])}
     return {"class": type(tokenizer).__name__, **options}
+
+
+def _stored_text(folder: Path, entry: Any) -> str:
+    """The content of a file that `_describe_tokenizer` named.
+
+    Raises:
+        CheckpointError: it is not there, or not as it was written.
+    """
+    name = Path(str(entry.get("file") if isinstance(entry, Mapping) else entry)).name
+    try:
+        text = (folder / name).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / name}: the tokenizer's file cannot be read ({error})") from error
+    if _sha256(text) != entry["sha256"]:
+        raise CheckpointError(f"{folder / name}: not the file that was saved with the model; save the model again")
+    return text
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Weight files -> flat tensor dictionaries. Nothing in a file is ever executed.
 
-Formats: safetensors (also in shards), torch pickles (weights only), and training checkpoints (`.ckpt`), whose foreign
-objects are replaced by inert placeholders.
+Formats: safetensors (also in shards), torch pickles (weights only), training checkpoints (`.ckpt`), whose foreign
+objects are replaced by inert placeholders, and the joblib archives of JAX code bases.
 """
 
 import json
@@ -19,6 +19,7 @@ from torch import Tensor
 from chargaff.errors import CheckpointError
 from chargaff.families.protocol import StateDict
 from chargaff.hub.inert import read_training_checkpoint
+from chargaff.hub.joblib_archive import read_tree
 
 _MAX_HEADER_BYTES = 100_000_000
 _TEXT = re.compile(rb"[\t\n\r\f\x20-\x7e]*\Z")
@@ -28,7 +29,8 @@ def read_weights(path: str | Path) -> StateDict:
     """All tensors of a weight file, on the CPU; they may be views of the mapped file.
 
     Args:
-        path: `.safetensors`, `.ckpt`, a torch pickle (`.bin`, `.pt`, `.pth`), or the `.index.json` of a sharded file.
+        path: `.safetensors`, `.ckpt`, a torch pickle (`.bin`, `.pt`, `.pth`), `.joblib` (a tree of arrays; names are
+            its keys joined by "/"), or the `.index.json` of a sharded file.
 
     Raises:
         CheckpointError: missing, truncated or damaged file, another format, or a pickle that needs more than tensors.
@@ -54,6 +56,8 @@ def shards_of(index: str | Path) -> tuple[Path, ...]:
 def _reader_of(path: Path) -> Callable[[Path], StateDict]:
     with path.open("rb") as file:
         head = file.read(512)
+    if path.suffix == ".joblib" and not _TEXT.match(head):
+        return read_tree
     if _is_safetensors(head):
         return _read_safetensors
     if head.startswith(b"PK\x03\x04") and path.suffix == ".ckpt":

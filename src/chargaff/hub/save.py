@@ -15,15 +15,20 @@ from chargaff.families import get_family
 from chargaff.families.protocol import StateDict
 from chargaff.hub.assign import shared_names
 from chargaff.hub.download import sha256_of
-from chargaff.hub.manifest import MANIFEST, describe_model
+from chargaff.hub.joblib_archive import write_tree
+from chargaff.hub.manifest import MANIFEST, describe_model, tokenizer_files
 from chargaff.io.atomic import publish, write_atomically, write_manifest
 from chargaff.model import Model
 
 WEIGHTS = "model.safetensors"
+ARCHIVE = "pytree_ckpt.joblib"
+"""Usual name of a JAX archive."""
 
 
 def save(model: Model, path: str | Path, *, overwrite: bool = False) -> None:
     """A folder with `model.safetensors` and `model.json`; `load` of it gives the same model to the bit.
+
+    A tokenizer with a vocabulary file of its own keeps it there, too.
 
     Args:
         path: folder that appears when it is complete.
@@ -35,6 +40,8 @@ def save(model: Model, path: str | Path, *, overwrite: bool = False) -> None:
     with publish(path, overwrite=overwrite) as part:
         part.mkdir()
         _write_tensors(stored_tensors(model), part / WEIGHTS)
+        for name, text in tokenizer_files(model.tokenizer).items():
+            write_atomically(part / name, text)
         write_manifest(part, MANIFEST, describe_model(model, {WEIGHTS: sha256_of(part / WEIGHTS)}))
 
 
@@ -53,16 +60,23 @@ def export(model: Model, path: str | Path, layout: str = "hub", *, overwrite: bo
     spec = model.spec
     family = get_family(spec.family)
     writable = [name for name, entry in family.layouts.items() if entry.write is not None]
-    write = family.layouts[layout].write if layout in family.layouts else None
-    if write is None or family.published_files is None:
+    entry = family.layouts.get(layout)
+    write = None if entry is None else entry.write
+    describe = family.published_files if entry is None or entry.files is None else entry.files
+    if entry is None or write is None or describe is None:
         known = ", ".join(writable) if family.published_files is not None else "none"
         raise ConfigError(f"layout: {spec.family} can be written in {known}, got {layout!r}")
     labels = spec.labels or [f"LABEL_{index}" for index in range(spec.head_options.get("num_outputs", 0))]
-    texts = family.published_files(spec.config, spec.head, spec.context_bp, labels)
+    texts = describe(spec.config, spec.head, spec.context_bp, labels)
+    if tokenizer_files(model.tokenizer):
+        texts = {**texts, **model.tokenizer.published_files()}  # type: ignore[attr-defined]
     tensors = _renamed(write, model, layout)
     with publish(path, overwrite=overwrite) as part:
         part.mkdir()
-        _write_tensors(tensors, part / WEIGHTS)
+        if entry.archive == "joblib":
+            write_tree(tensors, part / ARCHIVE)
+        else:
+            _write_tensors(tensors, part / WEIGHTS)
         for name, text in sorted(texts.items()):
             write_atomically(part / name, text)
 

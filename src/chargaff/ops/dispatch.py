@@ -19,7 +19,7 @@ from typing import Any
 
 from chargaff.errors import BackendError
 
-ORDER = ("triton", "cpu", "chunkwise", "fft", "reference")
+ORDER = ("triton", "cpu", "chunkwise", "fft", "sdpa", "reference")
 FORCED = os.environ.get("CHARGAFF_BACKEND", "auto")
 """What `auto` means in this process; read once, so that compiled graphs stay valid."""
 

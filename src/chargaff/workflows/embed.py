@@ -308,18 +308,38 @@ def resolve_reading(model: Model, options: EmbedOptions, longest_bp: int) -> Rea
         raise ConfigError(f"max-unknown: expected a share from 0 to 1, got {options.max_unknown}")
     if options.layer is not None:
         _require_layer(model, options.layer)
-    needs_special = pooling in ("cls", "mean-all")
+    rule = cast(Backbone, model.backbone).rule
+    needs_special = rule.needs_special or pooling in ("cls", "mean-all")
+    special = needs_special if options.special_tokens is None else options.special_tokens
     return Reading(
         pooling=pooling,
-        layer=options.layer,
+        layer=_published_layer(model, options.layer),
         strands=strands,
-        window_bp=(model.spec.context_bp or longest_bp) if options.window_bp is None else options.window_bp,
+        window_bp=_usual_window_bp(model, longest_bp, special) if options.window_bp is None else options.window_bp,
         overlap_bp=options.overlap_bp,
-        special_tokens=needs_special if options.special_tokens is None else options.special_tokens,
+        special_tokens=special,
         n_as_pad=options.n_as_pad,
         dtype=options.dtype,
         batch_tokens=options.batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cuda"]),
     )
+
+
+def _usual_window_bp(model: Model, longest_bp: int, special: bool) -> int:
+    """The checkpoint's context; where it does not say, as much as the model takes of sequences without N."""
+    if model.spec.context_bp:
+        return model.spec.context_bp
+    rule, tokenizer = cast(Backbone, model.backbone).rule, model.tokenizer
+    if rule.max_tokens is None:
+        return longest_bp
+    num_special = len(tokenizer.encode(np.zeros(0, np.uint8), special=special))
+    return min(longest_bp, (rule.max_tokens - num_special) * int(tokenizer.token_bp.max()))
+
+
+def _published_layer(model: Model, layer: int | None) -> int | None:
+    """None for the last layer of a model whose authors count its final states as those."""
+    blocks = getattr(model.backbone, "blocks", ())
+    is_final = getattr(model.backbone, "last_layer_is_final", False) and layer == len(blocks)
+    return None if is_final else layer
 
 
 def _require_layer(model: Model, layer: int) -> None:

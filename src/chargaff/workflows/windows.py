@@ -96,9 +96,9 @@ class WindowBatch:
     """[B, T]"""
     mask: Tensor | None
     """[B, T] True where not padding; None without padding."""
-    weight: NDArray[np.int64]
-    """[B, T] what each position counts in pooling: its bases in the window's kept part; for "mean-all" 1 for every
-    token there and every special token."""
+    weight: NDArray[Any]
+    """[B, T] what each position counts in pooling: its bases in the window's kept part; for "mean" the share of its
+    bases there, so that tokens count alike; for "mean-all" 1 for every token there and every special token."""
 
 
 class RowSink(Protocol):
@@ -123,17 +123,44 @@ def make_plan(model: Model, sequences: Sequences, rows: NDArray[np.int64], readi
     if reading.pooling == "centre":
         windows = windows.middle_only(length_bp)
     tokenizer = reading_tokenizer(model, reading)
+    num_special = len(tokenizer.encode(np.zeros(0, np.uint8), special=reading.special_tokens))
     if tokenizer.complement is not None:
-        num_special = len(tokenizer.encode(np.zeros(0, np.uint8), special=reading.special_tokens))
         num_tokens = windows.length_bp + num_special
     else:
-        found = (_encode(tokenizer, sequences, rows, windows, window, reading) for window in range(len(windows)))
-        num_tokens = np.fromiter((len(ids) for ids in found), np.int64, len(windows))
+        longest_bp = int(windows.length_bp.max())
+        if rule.max_tokens is not None and longest_bp > (rule.max_tokens - num_special) * int(tokenizer.token_bp.max()):
+            raise ConfigError(
+                f"window-bp: a window of {longest_bp:,} bp has more tokens than the model takes, {rule.max_tokens:,}; "
+                f"give at most {(rule.max_tokens - num_special) * int(tokenizer.token_bp.max()):,}"
+            )
+        windows, num_tokens = _count_tokens(tokenizer, sequences, rows, windows, reading, rule.max_tokens)
     longest = int(num_tokens.max())
     if rule.max_tokens is not None and longest > rule.max_tokens:
         raise ConfigError(f"window-bp: windows have up to {longest:,} tokens, the model takes {rule.max_tokens:,}")
     batches = plan_batches(num_tokens, _batch_rule(model, reading), reading.batch_tokens)
     return Plan(rows, windows, num_tokens, batches, np.concatenate([[0], np.cumsum(length_bp)]))
+
+
+def _count_tokens(
+    tokenizer: Tokenizer,
+    sequences: Sequences,
+    rows: NDArray[np.int64],
+    windows: WindowPlan,
+    reading: Reading,
+    max_tokens: int | None,
+) -> tuple[WindowPlan, NDArray[np.int64]]:
+    """Windows and their tokens, where these depend on the letters.
+
+    A window with more tokens than the model takes, because N are tokens of their own, is halved until it fits.
+    """
+    while True:
+        found = (_encode(tokenizer, sequences, rows, windows, window, reading) for window in range(len(windows)))
+        num_tokens = np.fromiter((len(ids) for ids in found), np.int64, len(windows))
+        too_long = num_tokens > (max_tokens or num_tokens.max()) if len(windows) else np.zeros(0, bool)
+        too_long &= windows.length_bp > 1
+        if not too_long.any():
+            return windows, num_tokens
+        windows = windows.halved(too_long)
 
 
 def reading_tokenizer(model: Model, reading: Reading) -> Tokenizer:
@@ -175,7 +202,7 @@ def run_plan(
     with (
         evaluating(model),
         _in_background(QUEUED_BATCHES) as submit,
-        closing(_ahead(prepare, todo, num_workers)) as batches,
+        closing(_ahead(lambda number: prepare(plan.batches[number]), todo, num_workers)) as batches,
     ):
         for number, batch in zip(todo, batches, strict=True):
             results = halving.run(read, batch)
@@ -183,19 +210,22 @@ def run_plan(
             on_progress(batch.tokens.numel())
 
 
-def prepare_batch(tokenizer: Tokenizer, sequences: Sequences, plan: Plan, reading: Reading, number: int) -> WindowBatch:
-    """Reads and tokenises the windows of batch `number`; padding goes to the right."""
-    windows = plan.batches[number]
+def prepare_batch(
+    tokenizer: Tokenizer, sequences: Sequences, plan: Plan, reading: Reading, windows: NDArray[np.int64]
+) -> WindowBatch:
+    """Reads and tokenises these windows, which become a batch; padding goes to the right."""
     shape = len(windows), int(plan.num_tokens[windows].max())
     rows = [_encode(tokenizer, sequences, plan.rows, plan.windows, window, reading) for window in windows]
     tokens = np.full(shape, tokenizer.pad_id, rows[0].dtype)
-    weight = np.zeros(shape, np.int64)
+    weight = np.zeros(shape, np.float64 if reading.pooling == "mean" else np.int64)
     for i, (window, ids) in enumerate(zip(windows, rows, strict=True)):
         tokens[i, : len(ids)] = ids
         covered = tokenizer.token_bp[ids].astype(np.int64)
         end = np.cumsum(covered)
         keep_start, keep_stop = plan.windows.keep_start_bp[window], plan.windows.keep_stop_bp[window]
         kept = np.clip(np.minimum(end, keep_stop) - np.maximum(end - covered, keep_start), 0, None)
+        if reading.pooling == "mean":
+            kept = kept / np.maximum(covered, 1)
         weight[i, : len(ids)] = (kept > 0) | (covered == 0) if reading.pooling == "mean-all" else kept
     mask = np.arange(shape[1]) < plan.num_tokens[windows][:, None]
     return WindowBatch(windows, torch.from_numpy(tokens), None if mask.all() else torch.from_numpy(mask), weight)
