@@ -12,6 +12,9 @@ from torch import Tensor
 from chargaff.errors import CheckpointError
 from chargaff.families.protocol import StateDict
 
+SEGMENTATION_HEAD = "unet1_d_segmentation_head"
+"""Name of the U-Net inside the head."""
+
 Change = Callable[[Tensor], Tensor]
 
 
@@ -100,7 +103,7 @@ def _owner(path: str, known: Mapping[str, Module]) -> tuple[Module | None, str]:
 
 def segmentation_modules(levels: int, num_layers: int) -> list[Module]:
     """The U-Net head (segment sheet 2.1)."""
-    root, layers = "~/unet1_d_segmentation_head/~", range(num_layers)
+    root, layers = f"~/{SEGMENTATION_HEAD}/~", range(num_layers)
     blocks = [("down", "_downsample_blocks", "conv", i) for i in range(levels)]
     blocks += [("up", "_upsample_blocks", "conv_transpose", i) for i in range(levels)]
     found = [

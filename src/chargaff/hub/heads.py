@@ -78,6 +78,29 @@ def own_heads(
     return {kind: names for kind, names in heads.items() if names and names <= state.keys()}
 
 
+def without_other_heads(
+    state: Mapping[str, Tensor],
+    kind: str,
+    family: Family,
+    config: Any,
+    backbone: nn.Module,
+    held: Mapping[str, frozenset[str]],
+) -> Mapping[str, Tensor]:
+    """`state` without the tensors of known heads that a file holds beside the one of this kind.
+
+    Args:
+        held: what `own_heads` found; files without such heads stay as they are.
+    """
+    if not held or kind == "none":
+        return state
+    others = set().union(*(names for other, names in held.items() if other != kind))
+    if kind != "lm" and family.lm_head is not None:
+        with torch.device("meta"):
+            others |= {f"head.{name}" for name in family.lm_head(config, backbone).state_dict()}
+    others -= held.get(kind, frozenset())
+    return {name: tensor for name, tensor in state.items() if name not in others}
+
+
 def choose_head(
     wanted: str | None, stored: str, family: Family, state: Mapping[str, Tensor], where: str, held: Collection[str] = ()
 ) -> str:

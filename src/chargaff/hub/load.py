@@ -19,7 +19,7 @@ from chargaff.hub.catalog import list_checkpoints
 from chargaff.hub.describe import Description, describe
 from chargaff.hub.download import sha256_of
 from chargaff.hub.files import LocalFiles, resolve
-from chargaff.hub.heads import build_head, choose_head, fresh_head, options_from, own_heads, stored_head
+from chargaff.hub.heads import build_head, choose_head, fresh_head, options_from, own_heads, stored_head, without_other_heads
 from chargaff.hub.readers import read_weights, shards_of
 from chargaff.model import Model, ModelSpec
 from chargaff.nn.heads import SequenceHead, TokenHead
@@ -194,7 +194,9 @@ def _from_state(
         head,
         tokenizer or family.tokenizer(spec.config),
     )
-    if kind != stored or len(held) > 1:
+    if kind == stored:
+        state = without_other_heads(state, kind, family, spec.config, backbone, held)
+    else:
         kept = set() if head is None else {f"head.{name}" for name in head.state_dict()}
         state = {name: tensor for name, tensor in state.items() if not name.startswith("head.") or name in kept}
         if kind in family.fresh_heads and kind not in held:

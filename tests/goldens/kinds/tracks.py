@@ -1,11 +1,14 @@
 """track_prediction, segmentation on Enformer and Borzoi, op.position_features."""
 
+import re
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from case import Case
+from kinds import nt
 from models import compare_gradients
 from torch import Tensor
 
@@ -38,6 +41,9 @@ def track_prediction(case: Case) -> None:
 
 def segmentation(case: Case) -> None:
     family, layout = _family(case), _layout(case)
+    if family == nt.FAMILY:
+        _segment_nt(case, layout)
+        return
     _jax_outputs(case, _load(case, family, layout, "tracks"))
     model = _load(case, family, layout, "segmentation")
     for output in _both_ways(case, model):
@@ -48,6 +54,38 @@ def segmentation(case: Case) -> None:
     if labels is not None:
         loss = F.cross_entropy(output.logits.flatten(0, -2), labels.flatten())
         case.output("loss", loss, LOSS)
+
+
+def _segment_nt(case: Case, layout: str) -> None:
+    tensors = case.group("param.")
+    published = {**case.config, "unet_levels": _levels(tensors)}
+    config = replace(nt.config_of(published, tensors, layout), pads=layout)
+    model = from_tensors(nt.FAMILY, config, tensors, layout=layout, head="segmentation", device=case.device).eval()
+    _compare_segment_nt(case, layout, model)
+
+
+def _compare_segment_nt(case: Case, layout: str, model: Model) -> None:
+    """As the originals compute it: padding goes into the U-Net like anything else."""
+    if layout == "jax":
+        ids, mask = case.input("tokens"), nt.jax_mask(case)
+    else:
+        given = case.optional("attention_mask")
+        ids, mask = case.input("input_ids"), None if given is None else given.bool()
+    depth = len(model.backbone.blocks)
+    encoded = model.encode(ids, mask, taps=[f"layer.{k}" for k in range(depth)])
+    for k in range(depth + 1):
+        state = encoded.hidden if k == depth else encoded.taps[f"layer.{k}"]
+        case.output(f"hidden_states_{k}", state)
+        case.output(f"embeddings_{k}", state)
+    assert model.head is not None
+    logits = model.head(encoded)
+    case.output("logits", logits)
+    case.output("probabilities", logits.softmax(-1)[..., 1])
+    labels = case.optional("labels")
+    if labels is not None:
+        loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten())
+        case.output("loss", loss, LOSS)
+        compare_gradients(case, model, loss)
 
 
 def position_features(case: Case) -> None:
@@ -146,8 +184,19 @@ def _layout(case: Case) -> str:
 def _family(case: Case) -> str:
     """Our family, from the names of the parameters."""
     names = case.group("param.")
-    has = lambda part: any(part in name for name in names)  # noqa: E731
-    return "borzoi" if has("Borzoi/") or has("conv_dna.") or has("_unet_conv") else "enformer"
+
+    def has(*parts: str) -> bool:
+        return any(part in name for name in names for part in parts)
+
+    if has("encoder.layer.", "attention_layer_"):
+        return nt.FAMILY
+    return "borzoi" if has("Borzoi/", "conv_dna.", "_unet_conv") else "enformer"
+
+
+def _levels(tensors: Collection[str]) -> int | None:
+    """Halvings of a stored U-Net; None if there is none."""
+    found = {match[1] for name in tensors if (match := re.search(r"downsample_blocks?[._](\d+)", name))}
+    return len(found) or None
 
 
 def _load(case: Case, family: str, layout: str, head: str) -> Model:
@@ -156,9 +205,9 @@ def _load(case: Case, family: str, layout: str, head: str) -> Model:
     for organism in ("human", "mouse"):
         if layout == "jax" and not any(name.endswith(f"{organism}_head/w") for name in tensors):
             config.pop(f"num_{organism}_output_heads", None)
-    blocks = {name.split("downsample_block")[1][: len("s.0")] for name in tensors if "downsample_block" in name}
-    if blocks:
-        config["unet_levels"] = len(blocks)
+    levels = _levels(tensors)
+    if levels is not None:
+        config["unet_levels"] = levels
     parsed = get_family(family).config.from_json(config)
     return from_tensors(family, parsed, tensors, layout=layout, head=head, device=case.device).eval()
 

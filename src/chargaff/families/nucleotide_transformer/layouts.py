@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from chargaff.errors import CheckpointError, ConfigError
+from chargaff.families.haiku import SEGMENTATION_HEAD, read_haiku, segmentation_modules
 from chargaff.families.nucleotide_transformer.config import NucleotideTransformerConfig
 from chargaff.families.protocol import Layout, StateDict
 from chargaff.families.renaming import rename
+from chargaff.families.unet_names import UNET_RULES
 from chargaff.tokenizers.kmer import KmerTokenizer
 
 # A bare encoder has no "esm." in front.
@@ -22,7 +24,9 @@ _READ_HUB = [
     (r"(?:esm\.)?(?:encoder\.layer\.\d+\.attention\.self\.)?rotary_embeddings\.inv_freq", None),
     (r"(?:esm\.)?(embeddings|encoder)\.(.*)", r"backbone.\1.\2"),
     (r"(?:lm_head|classifier)\.(.*)", r"head.\1"),
+    *UNET_RULES,
 ]
+_WRITE_SEGMENT = [(r"backbone\.(.*)", r"esm.\1"), (r"head\.((?:unet|fc)\..*)", r"\1")]
 _WRITE_HUB = [(r"backbone\.(.*)", r"esm.\1"), (r"head\.(.*)", r"lm_head.\1")]
 _WRITE_CLASSIFIER = [(r"backbone\.(.*)", r"esm.\1"), (r"head\.(.*)", r"classifier.\1")]
 _POSITIONS = "backbone.embeddings.position_embeddings.weight"
@@ -75,7 +79,8 @@ def write_hub(state: StateDict, config: NucleotideTransformerConfig) -> StateDic
     """Ours -> hub files, with what their code wants to find though it never uses it: zeros, and rotary rates."""
     _require_hub_model(config)
     is_lm = "head.decoder.weight" in state or not any(name.startswith("head.") for name in state)
-    written = rename(state, _WRITE_HUB if is_lm else _WRITE_CLASSIFIER)
+    is_segment = "head.fc.weight" in state
+    written = rename(state, _WRITE_SEGMENT if is_segment else _WRITE_HUB if is_lm else _WRITE_CLASSIFIER)
     depth, heads, width = config.num_hidden_layers, config.num_attention_heads, config.head_width
     written["esm.contact_head.regression.weight"] = torch.zeros(1, depth * heads)
     written["esm.contact_head.regression.bias"] = torch.zeros(1)
@@ -95,9 +100,13 @@ def read_jax(state: StateDict, config: NucleotideTransformerConfig) -> StateDict
     Raises:
         CheckpointError: names of another tree.
     """
-    ours: StateDict = {}
+    segmentation = segmentation_modules(config.unet_levels, config.num_layers_head)
+    unet = {name: tensor for name, tensor in state.items() if SEGMENTATION_HEAD in name or re.match(r"[^/]*/~/fc/", name)}
+    ours = read_haiku(unet, segmentation)
     unknown = []
     for name, tensor in state.items():
+        if name in unet:
+            continue
         template, index = _jax_template(name)
         if template not in _FROM_JAX:
             unknown.append(name)

@@ -16,6 +16,7 @@ from chargaff.nn.norms import LayerNorm
 from chargaff.nn.packing import Packing, pack, packing_of, unpack
 from chargaff.nn.rotary import half_turns, rotate_halves
 from chargaff.nn.stack import run_block
+from chargaff.nn.unet1d import SegmentationHead
 from chargaff.ops.attention import attention
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -249,7 +250,7 @@ class NucleotideTransformer(nn.Module):
         self.config = config
         self.width = config.hidden_size
         self.num_heads = config.num_attention_heads
-        self.rule = InputRule(max_tokens=config.max_tokens, padding="masked", needs_special=True)
+        self.rule = _input_rule(config)
         self.checkpointing = False
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
@@ -308,14 +309,14 @@ class NucleotideTransformer(nn.Module):
 
     def _enter(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Places]:
         """The stream as the blocks take it: packed where there is padding, unless pads shall be computed too."""
-        packing = None
+        packing, length = None, x.shape[1]
         if mask is not None and self.config.pads == "packed" and not self.config.add_bias_kv:
             packing = packing_of(mask)
             x, mask = pack(x, packing), None
         turns = None
         if self.config.is_rotary:
             positions = torch.arange(x.shape[1], device=x.device) if packing is None else packing.positions
-            turns = half_turns(positions, self.config.head_width, self.config.rotary_base)
+            turns = half_turns(positions, self.config.head_width, self.config.rotary_base_for(length))
         return x, Places(None if mask is None else mask.bool(), packing, turns)
 
     def _leave(self, x: Tensor, places: Places) -> Tensor:
@@ -346,6 +347,17 @@ class NucleotideTransformer(nn.Module):
                 "k-mer tokens of k bases, N and leftover bases one each): read the sequence in windows, as `chargaff "
                 "embed` does"
             )
+
+
+def _input_rule(config: NucleotideTransformerConfig) -> InputRule:
+    """Where the rotation follows from the length, or every base gets its label, rows cannot be padded or hold N."""
+    is_rescaled = config.rescale_beyond_tokens is not None
+    return InputRule(
+        max_tokens=None if is_rescaled else config.max_tokens,
+        padding="never" if is_rescaled else "masked",
+        n_bases="forbidden" if config.features else "token",
+        needs_special=True,
+    )
 
 
 class LmHead(nn.Module):
@@ -395,6 +407,17 @@ class TokenClassifier(nn.Linear):
         return super().forward(F.dropout(encoded.hidden, self.dropout, self.training))
 
 
+def segmentation_head(
+    config: NucleotideTransformerConfig, backbone: nn.Module, num_outputs: int
+) -> SegmentationHead:
+    """On the states of the 6-mers, without <cls>; six bases each, whatever the vocabulary."""
+    width = config.hidden_size
+    levels, num_layers = config.unet_levels, config.num_layers_head
+    return SegmentationHead(
+        width, width, num_outputs, token_bp=6, levels=levels, num_layers=num_layers, num_special=1
+    )
+
+
 @torch.no_grad()
 def init_weights(module: nn.Module, config: NucleotideTransformerConfig) -> None:
     """Fresh weights for a backbone or a head, from torch's global generator (sheet 3.3, the torch classes).
@@ -404,7 +427,11 @@ def init_weights(module: nn.Module, config: NucleotideTransformerConfig) -> None
     | matrices, embeddings | normal(0, 0.02) |
     | biases, the learned key and value | 0 |
     | norms | 1 and 0 |
+    | a segmentation head | its own |
     """
+    if isinstance(module, SegmentationHead):
+        module.reset_parameters()
+        return
     for child in module.modules():
         if isinstance(child, nn.Linear | nn.Embedding):
             nn.init.normal_(child.weight, std=0.02)
