@@ -54,6 +54,8 @@ class Case:
     meta: dict[str, str]
     tensors: dict[str, Tensor]
     device: str = "cpu"
+    folder: Path | None = None
+    """Where the same weights lie as a published folder, to be loaded from there."""
     read: set[str] = field(default_factory=set)
     worst: tuple[float, str] = (0.0, "-")
 
@@ -69,7 +71,8 @@ class Case:
 
     @property
     def label(self) -> str:
-        return f"{self.family}/{self.meta.get('case', self.path.stem)}"
+        name = f"{self.family}/{self.meta.get('case', self.path.stem)}"
+        return name if self.folder is None else f"{name} from {self.folder.name}"
 
     def input(self, name: str) -> Tensor:
         """input.<name> on the device."""

@@ -31,8 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     os.environ["CHARGAFF_BACKEND"] = options.backend  # read when the ops are imported, below
     passed = failed = 0
-    for path in _files(options.paths):
-        verdict = _check(path, options.device, options.trace)
+    cases = [(path, None) for path in _files(options.paths)] + list(_folders(options.paths))
+    for path, folder in cases:
+        verdict = _check(path, options.device, options.trace, folder)
         if verdict is None:
             continue
         print(verdict, flush=True)
@@ -53,6 +54,34 @@ def _files(paths: list[Path]) -> Iterator[Path]:
                 yield beside
 
 
+def _folders(paths: list[Path]) -> Iterator[tuple[Path, Path]]:
+    """(golden with the same weights, folder) for checkpoint folders that have no expected values of their own."""
+    for path in paths:
+        below = [path, *sorted(path.rglob("*"))] if path.is_dir() else []
+        for folder in below:
+            described = [folder / name for name in ("config.json", "hyperparams.json", "params.joblib")]
+            own = [folder.with_name(folder.name + ".safetensors"), folder / "expected.safetensors"]
+            if any(file.exists() for file in described) and not any(file.exists() for file in own):
+                yield _golden_of(folder), folder
+
+
+def _golden_of(folder: Path) -> Path:
+    """The golden beside a checkpoint folder that holds the same tensors."""
+    import torch
+    from case import Case
+
+    from chargaff.hub.files import resolve
+    from chargaff.hub.readers import read_weights
+
+    stored = read_weights(resolve(folder).weights)
+    for path in sorted(folder.parent.glob("*.safetensors")):
+        case = Case.open(path, "cpu")
+        params = {} if case is None else case.group("param.")
+        if params.keys() == stored.keys() and all(torch.equal(params[name], stored[name]) for name in params):
+            return path
+    raise SystemExit(f"{folder}: no golden beside it has these weights")
+
+
 def _kinds() -> dict[str, Callable[..., Any]]:
     """kind -> function, from the modules of the folder `kinds`; "family/kind" where a family has its own function."""
     table: dict[str, Callable[..., Any]] = {}
@@ -61,8 +90,12 @@ def _kinds() -> dict[str, Callable[..., Any]]:
     return table
 
 
-def _check(path: Path, device: str, trace: bool) -> str | None:
-    """One line for a golden; None for a file that is none."""
+def _check(path: Path, device: str, trace: bool, folder: Path | None = None) -> str | None:
+    """One line for a golden; None for a file that is none.
+
+    Args:
+        folder: load the model from there instead of the golden's own tensors.
+    """
     from case import Case, MismatchError, TodoError
 
     if path.suffix == ".json":
@@ -75,6 +108,7 @@ def _check(path: Path, device: str, trace: bool) -> str | None:
         case = Case.open(path, device)
         if case is None:
             return None
+        case.folder = folder
         family, label, kind, content = case.family, case.label, case.kind, case
     try:
         kinds = _kinds()

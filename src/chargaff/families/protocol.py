@@ -83,6 +83,8 @@ class Family:
     """"hub" | "lightning" | "jax" | ..."""
     recognises: Callable[[Mapping[str, Any]], bool] = lambda published: False
     """True if a published config.json belongs to this family."""
+    recognises_names: Callable[[Collection[str]], bool] = lambda names: False
+    """True if the tensors of an archive that comes without any description are this family's."""
     published_files: Callable[[Any, str, int | None, Sequence[str]], Mapping[str, str]] | None = None
     """(config, head, context_bp, labels) -> file name -> text that goes beside the weights in the "hub" layout.
 

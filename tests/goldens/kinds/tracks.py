@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from case import Case
 from kinds import nt
-from models import compare_gradients
+from models import compare_gradients, open_model
 from torch import Tensor
 
 from chargaff.families import get_family
 from chargaff.families.borzoi.positions import position_features as borzoi_features
 from chargaff.families.enformer.positions import position_features as enformer_features
-from chargaff.hub.load import from_tensors
 from chargaff.model import Model
 from chargaff.nn.relative_attention import relative_shift
 from chargaff.tasks.tracks import pearson_per_row, poisson_loss
@@ -60,7 +59,7 @@ def _segment_nt(case: Case, layout: str) -> None:
     tensors = case.group("param.")
     published = {**case.config, "unet_levels": _levels(tensors)}
     config = replace(nt.config_of(published, tensors, layout), pads=layout)
-    model = from_tensors(nt.FAMILY, config, tensors, layout=layout, head="segmentation", device=case.device).eval()
+    model = open_model(case, nt.FAMILY, config, layout, "segmentation", pads=layout)
     _compare_segment_nt(case, layout, model)
 
 
@@ -209,7 +208,7 @@ def _load(case: Case, family: str, layout: str, head: str) -> Model:
     if levels is not None:
         config["unet_levels"] = levels
     parsed = get_family(family).config.from_json(config)
-    return from_tensors(family, parsed, tensors, layout=layout, head=head, device=case.device).eval()
+    return open_model(case, family, parsed, layout, head)
 
 
 KINDS = {

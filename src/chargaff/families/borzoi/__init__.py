@@ -50,6 +50,7 @@ FAMILY = Family(
     layouts={"hub": Layout(read_torch, write_torch), "jax": Layout(read_jax)},
     published_files=_published_files,
     recognises=_recognises,
+    recognises_names=lambda names: any("/~_unet_conv/u_net_conv_block_0/" in name for name in names),
     extra_heads={"segmentation": segmentation_head, "tracks": TrackHead},
     head_outputs={"tracks": lambda config: sum(track_sets(config).values())},
     tiny={

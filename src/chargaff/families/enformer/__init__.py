@@ -53,6 +53,7 @@ FAMILY = Family(
     layouts={"hub": Layout(read_torch, write_torch), "jax": Layout(read_jax)},
     published_files=_published_files,
     recognises=_recognises,
+    recognises_names=lambda names: any("/~_stem/residual_conv_block/" in name for name in names),
     extra_heads={"segmentation": segmentation_head, "tracks": TrackHead},
     head_outputs={"tracks": lambda config: sum(config.output_heads.values())},
     tiny={"all-bins": _TINY, "by-feature": {**_TINY, "use_tf_gamma": True}},
