@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -87,9 +86,7 @@ class Peer:
         command = [os.environ["CHARGAFF_PEERS_PYTHON"], str(script), str(folder), str(THREADS)]
         # the peer keeps the threads' default way of waiting, which suits a program with one thread pool
         kept = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kept
-        )
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kept)
 
     def ask(self, *words: object) -> tuple[float, np.ndarray]:
         """Seconds of a pass, and its result."""

@@ -111,7 +111,9 @@ def segmentation_modules(levels: int, num_layers: int) -> list[Module]:
         for way, ours, kind, i in blocks
         for j in layers
     ]
-    found += [Module(f"{root}/final_conv1_d/~/conv{j}", f"head.unet.final_block.conv_layers.{j}", "conv") for j in layers]
+    found += [
+        Module(f"{root}/final_conv1_d/~/conv{j}", f"head.unet.final_block.conv_layers.{j}", "conv") for j in layers
+    ]
     return [*found, Module("~/fc", "head.fc", "linear")]
 
 

@@ -19,7 +19,15 @@ from chargaff.hub.catalog import list_checkpoints
 from chargaff.hub.describe import Description, describe
 from chargaff.hub.download import sha256_of
 from chargaff.hub.files import LocalFiles, resolve
-from chargaff.hub.heads import build_head, choose_head, fresh_head, options_from, own_heads, stored_head, without_other_heads
+from chargaff.hub.heads import (
+    build_head,
+    choose_head,
+    fresh_head,
+    options_from,
+    own_heads,
+    stored_head,
+    without_other_heads,
+)
 from chargaff.hub.readers import read_weights, shards_of
 from chargaff.model import Model, ModelSpec
 from chargaff.nn.heads import SequenceHead, TokenHead

@@ -32,7 +32,8 @@ def read_weights(path: str | Path) -> StateDict:
 
     Args:
         path: `.safetensors`, `.ckpt`, a torch pickle (`.bin`, `.pt`, `.pth`), `.joblib` (a tree of arrays; names are
-            its keys joined by "/"; `params.joblib` brings `state.joblib` beside it), or the `.index.json` of a sharded file.
+            its keys joined by "/"; `params.joblib` brings `state.joblib` beside it), or the `.index.json` of a sharded
+            file.
 
     Raises:
         CheckpointError: missing, truncated or damaged file, another format, or a pickle that needs more than tensors.

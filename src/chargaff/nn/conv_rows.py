@@ -45,7 +45,7 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
     if not is_applicable(x):
         out: Tensor = layer(x)
         return out
-    return row_product(x.flatten(0, -2), layer.weight, layer.bias).unflatten(0, x.shape[:-1])
+    return row_product(x.flatten(0, -2), layer.weight, layer.bias).view(*x.shape[:-1], -1)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

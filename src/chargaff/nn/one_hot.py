@@ -11,7 +11,7 @@ UNKNOWN = (".", "[PAD]")
 
 
 def base_rows(vocab: Sequence[str], device: torch.device | None = None) -> Tensor:
-    """[V, 4] float32: the row of each token; bases have a 1, what lies outside a chromosome four quarters, N nothing."""
+    """[V, 4] float32: row of each token: a 1 for a base, quarters outside a chromosome, zeros for N."""
     rows = [
         [0.25] * 4 if token in UNKNOWN else [float(token.upper() == channel) for channel in CHANNELS] for token in vocab
     ]

@@ -26,7 +26,7 @@ def relative_shift(x: Tensor) -> Tensor:
     if queries == 1:
         return x
     flat = x.flatten(-2)[..., queries - 1 : queries - 1 + queries * (columns - 1)]
-    return flat.unflatten(-1, (queries, columns - 1))[..., : columns - queries + 1]
+    return flat.view(*x.shape[:-2], queries, columns - 1)[..., : columns - queries + 1]
 
 
 def relative_attention(
@@ -108,14 +108,14 @@ class RelativeAttention(nn.Module):
             query + self.rel_pos_bias.to(query.dtype),
             self._by_head(linear(self.to_k, x)),
             self._by_head(linear(self.to_v, x)),
-            self.to_rel_k(features).unflatten(-1, (self.heads, -1)).transpose(0, 1),
+            self.to_rel_k(features).view(-1, self.heads, self.key_width).transpose(0, 1),
             self.dropout if self.training else 0.0,
         )
         return linear(self.to_out, mixed.transpose(1, 2).flatten(2))
 
     def _by_head(self, x: Tensor) -> Tensor:
         """[B, n, heads P] -> [B, heads, n, P]."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -37,8 +37,7 @@ class UNet(nn.Module):
         super().__init__()
         widths = [width * 2**level for level in range(levels)]
         self._downsample_blocks = nn.ModuleList(
-            ConvBlock(a, b, num_layers, transposed=False)
-            for a, b in zip([input_width, *widths], widths, strict=False)
+            ConvBlock(a, b, num_layers, transposed=False) for a, b in zip([input_width, *widths], widths, strict=False)
         )
         rising = widths[::-1]
         self._upsample_blocks = nn.ModuleList(
@@ -109,7 +108,8 @@ class SegmentationHead(nn.Module):
                 f"multiple of {self.multiple_of * self.token_bp} bp"
             )
         x = F.silu(self.unet(states.transpose(1, 2))).transpose(1, 2)
-        return self.fc(x).float().reshape(x.shape[0], -1, self.num_features, CLASSES)
+        logits: Tensor = self.fc(x).float().reshape(x.shape[0], -1, self.num_features, CLASSES)
+        return logits
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -1,6 +1,6 @@
 """Loss and metric of track prediction (enformer sheet 4)."""
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -15,5 +15,5 @@ def pearson_per_row(predicted: Tensor, target: Tensor) -> Tensor:
     Args:
         predicted, target: [B, T, tracks].
     """
-    centred = [x - x.mean(1, keepdim=True) for x in (predicted, target)]
-    return torch.nn.functional.cosine_similarity(*centred, dim=1).mean(-1)
+    x, y = (values - values.mean(1, keepdim=True) for values in (predicted, target))
+    return F.cosine_similarity(x, y, dim=1).mean(-1)

@@ -34,8 +34,9 @@ class PackedAttention(nn.Module):
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         """[B, n, D] and the [n, W] angles -> [B, n, D]."""
-        packed = linear(self.Wqkv, x).unflatten(-1, (2 * self.heads, self.head_width)).transpose(1, 2)
-        query, key, value = packed.split([self.heads, self.heads // 2, self.heads // 2], 1)
+        packed = linear(self.Wqkv, x).view(*x.shape[:2], 2 * self.heads, self.head_width).transpose(1, 2)
+        query, pair = packed[:, : self.heads], packed[:, self.heads :]
+        key, value = pair.chunk(2, 1)
         mixed = F.scaled_dot_product_attention(
             rotate_halves(query, angles),
             rotate_halves(key, angles),

@@ -66,7 +66,10 @@ class TrackHead(nn.Module):
 
 def track_sets(config: BorzoiConfig) -> dict[str, int]:
     """Name -> number of tracks."""
-    sets = {"human": (config.enable_human_head, config.num_human), "mouse": (config.enable_mouse_head, config.num_mouse)}
+    sets = {
+        "human": (config.enable_human_head, config.num_human),
+        "mouse": (config.enable_mouse_head, config.num_mouse),
+    }
     return {name: size for name, (is_there, size) in sets.items() if is_there}
 
 

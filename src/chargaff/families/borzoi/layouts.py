@@ -6,9 +6,7 @@ from chargaff.families.protocol import StateDict
 from chargaff.families.renaming import rename
 from chargaff.families.unet_names import UNET_RULES
 
-_TRUNK = (
-    "conv_dna|res_tower|unet1|horizontal_conv[01]|transformer|upsampling_unet[01]|separable[01]|final_joined_convs"
-)
+_TRUNK = "conv_dna|res_tower|unet1|horizontal_conv[01]|transformer|upsampling_unet[01]|separable[01]|final_joined_convs"
 _READ = [
     (rf"((?:{_TRUNK})\..*)", r"backbone.\1"),
     (r"((?:human|mouse)_head\..*)", r"head.\1"),

@@ -51,7 +51,7 @@ class ConvBlock(nn.Module):
         if is_applicable(x) and not self.training:
             activate, layer = NormGelu.of(self.norm, fast_gelu), self.conv_layer
             return torch.stack([row_product(activate(row), layer.weight[..., 0], layer.bias) for row in x])
-        return self(x.transpose(1, 2)).transpose(1, 2)
+        return self.forward(x.transpose(1, 2)).transpose(1, 2)
 
     def rows(self, x: Tensor, *, pooled: bool) -> Tensor:
         """The same for [l, C], a piece at a time; with `pooled`, the larger one of each pair of positions."""
@@ -85,15 +85,18 @@ class Separable(nn.Module):
         if not is_applicable(x):
             out: Tensor = mix(depthwise(x.transpose(1, 2))).transpose(1, 2)
             return out
-        before, here, after = depthwise.weight[:, 0].t()  # type: ignore[union-attr, operator, index]
+        before, here, after = depthwise.weight[:, 0].t()  # type: ignore[index]
         summed = x * here
         summed[:, 1:].addcmul_(x[:, :-1], before)
         summed[:, :-1].addcmul_(x[:, 1:], after)
-        return row_product(summed.flatten(0, 1), mix.weight[..., 0], mix.bias).unflatten(0, x.shape[:2])
+        return row_product(summed.flatten(0, 1), mix.weight[..., 0], mix.bias).view(*x.shape[:2], -1)
 
 
 class Borzoi(nn.Module):
     """The trunk, up to what all heads read; a Backbone."""
+
+    bases: Tensor
+    """[V, 4] the channels of each token."""
 
     def __init__(self, config: BorzoiConfig) -> None:
         super().__init__()
@@ -142,7 +145,7 @@ class Borzoi(nn.Module):
         config = self.config
         if tokens.shape[1] == 0 or tokens.shape[1] % config.step_bp:
             raise InputError(f"Borzoi reads multiples of {config.step_bp} bases, got {tokens.shape[1]}")
-        x = one_hot(tokens, self.bases.to(self.conv_dna.conv_layer.weight.dtype))  # type: ignore[operator]
+        x = one_hot(tokens, self.bases.to(self.conv_dna.conv_layer.weight.dtype))
         fine, middle, x = self._convolve(x)
         positions: Tensor
         if config.flashed:
@@ -189,7 +192,8 @@ class Borzoi(nn.Module):
         x = self._join(x, middle, outer, self.upsampling_unet1[0], self.horizontal_conv1)
         x = self.separable1(x)[:, begin - outer[0] : end - outer[0]]
         x = self._join(x, fine, wide, self.upsampling_unet0[0], self.horizontal_conv0, offset=begin)
-        return self.separable0(x)[:, first - wide[0] : stop - wide[0]]
+        bins_only: Tensor = self.separable0(x)[:, first - wide[0] : stop - wide[0]]
+        return bins_only
 
     def _join(
         self,

@@ -70,7 +70,7 @@ class EnformerConfig:
     @property
     def bin_bp(self) -> int:
         """Bases of one position of the transformer."""
-        return 2**self.num_downsamples
+        return int(2**self.num_downsamples)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, strict: bool = False) -> "EnformerConfig":

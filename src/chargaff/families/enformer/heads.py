@@ -26,7 +26,10 @@ class TrackHead(nn.Module):
         self.final_pointwise = nn.Sequential(nn.Identity(), conv_block(config.dim, self.width, 1))
         # names in order, so that a config written and read again gives the same order of tracks
         self._heads = nn.ModuleDict(
-            {name: nn.Sequential(nn.Linear(self.width, config.output_heads[name])) for name in sorted(config.output_heads)}
+            {
+                name: nn.Sequential(nn.Linear(self.width, config.output_heads[name]))
+                for name in sorted(config.output_heads)
+            }
         )
 
     @property

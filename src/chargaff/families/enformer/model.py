@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from chargaff.families.protocol import Encoded, InputRule
 from chargaff.nn.conv_rows import NormGelu, RowConv, is_applicable, pieces, row_product
 from chargaff.nn.one_hot import base_rows, one_hot
 from chargaff.nn.relative_attention import RelativeAttention
-from chargaff.nn.transformer_tower import Block, centre, exponential_widths, run_tower
+from chargaff.nn.transformer_tower import Block, exponential_widths, run_tower
 from chargaff.seq.grid import Grid
 from chargaff.tokenizers.char import CharTokenizer
 
@@ -78,16 +78,13 @@ class Stage(nn.Sequential):
         opening, residual, pool = self
         assert isinstance(residual, Residual)
         assert isinstance(pool, AttentionPool)
-        is_block = isinstance(opening, nn.Sequential)
-        convolve = RowConv.of(opening[2] if is_block else opening)  # type: ignore[arg-type, index]
-        activate = NormGelu.of(opening[0], gelu) if is_block else None  # type: ignore[arg-type, index]
-        norm, _, mix = residual.fn  # type: ignore[misc]
-        activate_again, mix_weight = NormGelu.of(norm, gelu), mix.weight[:, :, 0]
+        convolve, activate = (RowConv.of(opening), None) if isinstance(opening, nn.Conv1d) else _row_block(opening)
+        mix, activate_again = _row_block(residual.fn)
         pool_weight = pool.to_attn_logits.weight[:, :, 0, 0]
-        out = x.new_empty((x.shape[0] + 1) // 2, mix_weight.shape[0])
+        out = x.new_empty((x.shape[0] + 1) // 2, mix.weight.shape[0])
         for start, stop in pieces(x.shape[0]):
             y = convolve(x, start, stop, activate)
-            y += row_product(activate_again(y), mix_weight, mix.bias)
+            y += mix(y, 0, stop - start, activate_again)
             paired = (stop - start) // 2 * 2
             first, second = y[0:paired:2], y[1:paired:2]
             difference = first - second
@@ -98,8 +95,20 @@ class Stage(nn.Sequential):
         return out
 
 
+def _row_block(block: nn.Module) -> tuple[RowConv, NormGelu]:
+    """A convolution of `conv_block` and what goes before it, for rows."""
+    assert isinstance(block, nn.Sequential)
+    norm, _, conv = block
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert isinstance(conv, nn.Conv1d)
+    return RowConv.of(conv), NormGelu.of(norm, gelu)
+
+
 class Enformer(nn.Module):
     """The trunk, up to the last transformer block; a Backbone."""
+
+    bases: Tensor
+    """[V, 4] the channels of each token."""
 
     def __init__(self, config: EnformerConfig) -> None:
         super().__init__()
@@ -150,7 +159,7 @@ class Enformer(nn.Module):
 
         Taps, all [B, T, C]: "stem", "conv_tower", and "layer.k" after transformer block k ("layer.0": what goes in).
         """
-        weight = self.stem[0].weight
+        weight = cast(nn.Conv1d, self.stem[0]).weight
         stem, x = self._convolve(one_hot(tokens, self.bases.to(weight.dtype)), keeps_stem="stem" in taps)
         found = {name: state for name, state in (("stem", stem), ("conv_tower", x)) if name in taps}
         config = self.config

@@ -9,7 +9,9 @@ _LEAST_DENSITY = 1e-8
 """Added to the gamma densities before they are normalised."""
 
 
-def position_features(length: int, num_features: int, *, by_feature: bool, device: torch.device | None = None) -> Tensor:
+def position_features(
+    length: int, num_features: int, *, by_feature: bool, device: torch.device | None = None
+) -> Tensor:
     """[2 length - 1, num_features] float32 for the distances -(length - 1) .. length - 1.
 
     Three families of num_features / 6 each, exponential, central mask and gamma, then the same times the sign of the

@@ -101,7 +101,9 @@ def read_jax(state: StateDict, config: NucleotideTransformerConfig) -> StateDict
         CheckpointError: names of another tree.
     """
     segmentation = segmentation_modules(config.unet_levels, config.num_layers_head)
-    unet = {name: tensor for name, tensor in state.items() if SEGMENTATION_HEAD in name or re.match(r"[^/]*/~/fc/", name)}
+    unet = {
+        name: tensor for name, tensor in state.items() if SEGMENTATION_HEAD in name or re.match(r"[^/]*/~/fc/", name)
+    }
     ours = read_haiku(unet, segmentation)
     unknown = []
     for name, tensor in state.items():

@@ -407,15 +407,11 @@ class TokenClassifier(nn.Linear):
         return super().forward(F.dropout(encoded.hidden, self.dropout, self.training))
 
 
-def segmentation_head(
-    config: NucleotideTransformerConfig, backbone: nn.Module, num_outputs: int
-) -> SegmentationHead:
+def segmentation_head(config: NucleotideTransformerConfig, backbone: nn.Module, num_outputs: int) -> SegmentationHead:
     """On the states of the 6-mers, without <cls>; six bases each, whatever the vocabulary."""
     width = config.hidden_size
     levels, num_layers = config.unet_levels, config.num_layers_head
-    return SegmentationHead(
-        width, width, num_outputs, token_bp=6, levels=levels, num_layers=num_layers, num_special=1
-    )
+    return SegmentationHead(width, width, num_outputs, token_bp=6, levels=levels, num_layers=num_layers, num_special=1)
 
 
 @torch.no_grad()
