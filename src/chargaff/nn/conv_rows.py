@@ -48,6 +48,17 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
     return row_product(x.flatten(0, -2), layer.weight, layer.bias).view(*x.shape[:-1], -1)
 
 
+def softplus_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """softplus(x weight^T + bias) in float32: [B, l, C] with weight [C', C] -> [B, l, C']."""
+    if not is_applicable(x):
+        return F.softplus(F.linear(x, weight, bias).float())
+    out = x.new_empty(*x.shape[:2], weight.shape[0])
+    for row, target in zip(x, out, strict=True):
+        for start, stop in pieces(len(row)):
+            torch.ops.aten.softplus.out(row_product(row[start:stop], weight, bias), out=target[start:stop])
+    return out
+
+
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """[l + k - 1, C] with weight [C', C, 1, k] -> [l, C']."""
     image = x.contiguous()[None, None].permute(0, 3, 1, 2)  # [1, C, 1, l], channels last in memory

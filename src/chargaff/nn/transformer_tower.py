@@ -79,14 +79,14 @@ def centre(size: int, target: int) -> tuple[int, int]:
     An odd difference takes one bin more: the published models floor the half of it.
 
     Raises:
-        InputError: there are fewer than `target`.
+        InputError: there are fewer than `target`, or none is left.
     """
     if target == -1:
         return 0, size
-    if target > size:
-        raise InputError(
-            f"the sequence has {size} bins, fewer than the {target} the model returns: give a longer sequence, or "
-            "load the model with its number of returned bins set to -1"
-        )
     cut = -((target - size) // 2)
+    if target > size or 2 * cut >= size:
+        raise InputError(
+            f"the sequence has {size} bins, too few to return the central {target}: give a longer sequence, or load "
+            "the model with its number of returned bins set to -1"
+        )
     return cut, size - cut

@@ -1,11 +1,14 @@
 """A one-dimensional U-Net over token states that labels every base (segment sheet 2)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chargaff.errors import InputError
 from chargaff.nn.encoded import Encoded
+from chargaff.seq.grid import Grid
 
 CLASSES = 2
 """Absent and present, for each element on its own."""
@@ -69,6 +72,7 @@ class SegmentationHead(nn.Module):
         width: int,
         num_features: int,
         *,
+        state_grid: Callable[[int], Grid],
         token_bp: int,
         levels: int = 2,
         num_layers: int = 2,
@@ -79,15 +83,22 @@ class SegmentationHead(nn.Module):
             input_width: D of the states.
             width: C of the first level; each further one has twice as many channels.
             num_features: elements to tell apart.
+            state_grid: where the states of so many bases lie.
             token_bp: bases of a state.
             num_special: states in front that stand for no base; they are left out.
         """
         super().__init__()
+        self._state_grid = state_grid
         self.num_features, self.token_bp, self.num_special = num_features, token_bp, num_special
         self.multiple_of = 2**levels
         """The number of states, special ones excluded, must divide by this."""
         self.unet = UNet(input_width, width, levels, num_layers)
         self.fc = nn.Linear(self.unet.width, token_bp * CLASSES * num_features)
+
+    def grid(self, length_bp: int) -> Grid:
+        """Where the labels of `length_bp` bases lie: one a base."""
+        states = self._state_grid(length_bp)
+        return Grid(states.offset_bp, 1, states.size * states.step_bp)
 
     def forward(self, encoded: Encoded, mask: Tensor | None = None) -> Tensor:
         """[B, L, F, 2] float32 logits, L = T * token_bp; with two strands the mean of both.

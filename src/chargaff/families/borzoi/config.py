@@ -6,7 +6,8 @@ from typing import Any
 
 from chargaff.errors import ConfigError
 from chargaff.families.configs import config_to_json, parse_config
-from chargaff.nn.transformer_tower import exponential_widths
+from chargaff.nn.transformer_tower import centre, exponential_widths
+from chargaff.seq.grid import Grid
 
 _JAX_NAMES = {
     "embed_dim": "dim",
@@ -119,6 +120,12 @@ class BorzoiConfig:
     def returned_bins(self, bins: int) -> int:
         """How many of `bins` bins are returned, as `transformer_tower.centre` wants it."""
         return self.bins_to_return if self.return_center_bins_only else bins - 2 * _UNCENTRED_MARGIN
+
+    def state_grid(self, length_bp: int) -> Grid:
+        """Where the returned bins of `length_bp` bases lie."""
+        bins = length_bp // self.step_bp * _ATTENTION_STEP
+        first, stop = centre(bins, self.returned_bins(bins))
+        return Grid(first * self.bin_bp, self.bin_bp, stop - first)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, strict: bool = False) -> "BorzoiConfig":

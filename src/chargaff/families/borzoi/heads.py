@@ -3,15 +3,13 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chargaff.errors import ConfigError
 from chargaff.families.borzoi.attention import FlashAttention
 from chargaff.families.borzoi.config import BorzoiConfig
-from chargaff.families.borzoi.model import Borzoi
 from chargaff.families.protocol import Encoded
-from chargaff.nn.conv_rows import is_applicable, row_product
+from chargaff.nn.conv_rows import softplus_linear
 from chargaff.nn.relative_attention import RelativeAttention
 from chargaff.nn.unet1d import SegmentationHead
 from chargaff.seq.grid import Grid
@@ -22,8 +20,7 @@ class TrackHead(nn.Module):
 
     def __init__(self, config: BorzoiConfig, backbone: nn.Module, num_outputs: int) -> None:
         super().__init__()
-        assert isinstance(backbone, Borzoi)
-        self._grid = backbone.grid
+        self.config = config
         self.sizes = track_sets(config)
         for name, size in self.sizes.items():
             self.register_module(f"{name}_head", nn.Conv1d(config.final_width, size, 1))
@@ -39,7 +36,7 @@ class TrackHead(nn.Module):
 
     def grid(self, length_bp: int) -> Grid:
         """Where the bins that come from `length_bp` bases lie."""
-        return self._grid(length_bp)
+        return self.config.state_grid(length_bp)
 
     def embed(self, encoded: Encoded) -> Tensor:
         """[B, bins, D] what the linear layers read."""
@@ -51,17 +48,16 @@ class TrackHead(nn.Module):
         """[B, bins, tracks] float32 of one set, in float32 also under automatic mixed precision."""
         layer = self.get_submodule(f"{name}_head")
         assert isinstance(layer, nn.Conv1d)
+        assert layer.bias is not None
         with torch.autocast(embedding.device.type, enabled=False):
-            weight, x = layer.weight[..., 0].float(), embedding.float()
-            bias = None if layer.bias is None else layer.bias.float()
-            if not is_applicable(x):
-                return F.softplus(F.linear(x, weight, bias))
-            return torch.stack([F.softplus(row_product(row, weight, bias)) for row in x])
+            x, weight, bias = embedding.float(), layer.weight[..., 0].float(), layer.bias.float()
+            return softplus_linear(x, weight, bias)
 
     def forward(self, encoded: Encoded, mask: Tensor | None = None) -> Tensor:
         """[B, bins, tracks] float32: all sets side by side, see `slices`."""
         embedding = self.embed(encoded)
-        return torch.cat([self.predict(embedding, name) for name in self.sizes], -1)
+        sets = [self.predict(embedding, name) for name in self.sizes]
+        return sets[0] if len(sets) == 1 else torch.cat(sets, -1)
 
 
 def track_sets(config: BorzoiConfig) -> dict[str, int]:
@@ -79,6 +75,7 @@ def segmentation_head(config: BorzoiConfig, backbone: nn.Module, num_outputs: in
         config.final_width,
         config.dim,
         num_outputs,
+        state_grid=config.state_grid,
         token_bp=config.bin_bp,
         levels=config.unet_levels,
         num_layers=config.num_layers_head,

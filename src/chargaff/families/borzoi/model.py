@@ -18,7 +18,6 @@ from chargaff.nn.one_hot import base_rows, one_hot
 from chargaff.nn.relative_attention import RelativeAttention
 from chargaff.nn.transformer_tower import Block, centre, run_tower
 from chargaff.ops.gelu import gelu as fast_gelu
-from chargaff.seq.grid import Grid
 from chargaff.tokenizers.char import CharTokenizer
 
 EPS = 1e-3
@@ -126,12 +125,6 @@ class Borzoi(nn.Module):
     def init_buffers(self, device: Any) -> None:
         """The channels of each token."""
         self.register_buffer("bases", base_rows(CharTokenizer.one_hot().vocab, device), persistent=False)
-
-    def grid(self, length_bp: int) -> Grid:
-        """Where the states of `length_bp` bases lie."""
-        bins = length_bp // self.config.step_bp * (self.config.step_bp // self.config.bin_bp)
-        first, stop = centre(bins, self.config.returned_bins(bins))
-        return Grid(first * self.config.bin_bp, self.config.bin_bp, stop - first)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, *, taps: Collection[str] = ()) -> Encoded:
         """[B, L] ids, or [B, L, 4] channels A, C, G, T -> states [B, bins, 1920]; there is no mask.

@@ -6,6 +6,8 @@ from typing import Any
 
 from chargaff.errors import ConfigError
 from chargaff.families.configs import config_to_json, parse_config
+from chargaff.nn.transformer_tower import centre
+from chargaff.seq.grid import Grid
 
 _JAX_NAMES = {
     "embed_dim": "dim",
@@ -71,6 +73,15 @@ class EnformerConfig:
     def bin_bp(self) -> int:
         """Bases of one position of the transformer."""
         return int(2**self.num_downsamples)
+
+    def state_grid(self, length_bp: int) -> Grid:
+        """Where the states of `length_bp` bases lie; the last one may have fewer bases than the others."""
+        return Grid(0, self.bin_bp, -(-length_bp // self.bin_bp))
+
+    def track_grid(self, length_bp: int) -> Grid:
+        """Where the bins that the track heads return lie."""
+        first, stop = centre(self.state_grid(length_bp).size, self.target_length)
+        return Grid(first * self.bin_bp, self.bin_bp, stop - first)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, strict: bool = False) -> "EnformerConfig":

@@ -1,6 +1,6 @@
 """Heads on the trunk: tracks and segmentation; and fresh weights."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from chargaff.errors import ConfigError
 from chargaff.families.enformer.config import EnformerConfig
-from chargaff.families.enformer.model import AttentionPool, Enformer, conv_block, gelu
+from chargaff.families.enformer.model import AttentionPool, conv_block, gelu
 from chargaff.families.protocol import Encoded
+from chargaff.nn.conv_rows import softplus_linear
 from chargaff.nn.relative_attention import RelativeAttention
 from chargaff.nn.transformer_tower import centre
 from chargaff.nn.unet1d import SegmentationHead
@@ -44,9 +45,7 @@ class TrackHead(nn.Module):
 
     def grid(self, length_bp: int) -> Grid:
         """Where the bins that come from `length_bp` bases lie."""
-        bin_bp = self.config.bin_bp
-        first, stop = centre(-(-length_bp // bin_bp), self.config.target_length)
-        return Grid(first * bin_bp, bin_bp, stop - first)
+        return self.config.track_grid(length_bp)
 
     def embed(self, encoded: Encoded) -> Tensor:
         """[B, bins, 2D] what the linear layers read."""
@@ -58,21 +57,24 @@ class TrackHead(nn.Module):
 
     def predict(self, embedding: Tensor, name: str) -> Tensor:
         """[B, bins, tracks] float32 of one set."""
-        return F.softplus(self._heads[name](embedding).float())
+        layer = cast(nn.Sequential, self._heads[name])[0]
+        assert isinstance(layer, nn.Linear)
+        return softplus_linear(embedding, layer.weight, layer.bias)
 
     def forward(self, encoded: Encoded, mask: Tensor | None = None) -> Tensor:
         """[B, bins, tracks] float32: all sets side by side, see `slices`."""
         embedding = self.embed(encoded)
-        return torch.cat([self.predict(embedding, name) for name in self._heads], -1)
+        sets = [self.predict(embedding, name) for name in self._heads]
+        return sets[0] if len(sets) == 1 else torch.cat(sets, -1)
 
 
 def segmentation_head(config: EnformerConfig, backbone: nn.Module, num_outputs: int) -> SegmentationHead:
     """On the uncropped states, for every base."""
-    assert isinstance(backbone, Enformer)
     return SegmentationHead(
         config.dim,
         config.dim,
         num_outputs,
+        state_grid=config.state_grid,
         token_bp=config.bin_bp,
         levels=config.unet_levels,
         num_layers=config.num_layers_head,

@@ -15,7 +15,6 @@ from chargaff.nn.conv_rows import NormGelu, RowConv, is_applicable, pieces, row_
 from chargaff.nn.one_hot import base_rows, one_hot
 from chargaff.nn.relative_attention import RelativeAttention
 from chargaff.nn.transformer_tower import Block, exponential_widths, run_tower
-from chargaff.seq.grid import Grid
 from chargaff.tokenizers.char import CharTokenizer
 
 STEM_TAPS, TOWER_TAPS = 15, 5
@@ -62,6 +61,8 @@ class AttentionPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, l] -> [B, C, ceil(l / 2)]"""
         paired = x.shape[-1] // 2 * 2
+        if paired == 0:
+            return x
         first, second = x[..., 0:paired:2], x[..., 1:paired:2]
         # a softmax over two logits is the sigmoid of their difference, and they are linear in x
         difference = first - second
@@ -135,10 +136,6 @@ class Enformer(nn.Module):
     def init_buffers(self, device: Any) -> None:
         """The channels of each token."""
         self.register_buffer("bases", base_rows(CharTokenizer.one_hot().vocab, device), persistent=False)
-
-    def grid(self, length_bp: int) -> Grid:
-        """Where the states of `length_bp` bases lie; the last one may have fewer bases than the others."""
-        return Grid(0, self.config.bin_bp, -(-length_bp // self.config.bin_bp))
 
     def _convolve(self, x: Tensor, *, keeps_stem: bool) -> tuple[Tensor, Tensor]:
         """[B, L, 4] -> ([B, ceil(L / 2), C], or something else if the stem is not kept; [B, T, D])."""

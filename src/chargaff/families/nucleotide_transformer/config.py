@@ -27,6 +27,8 @@ _TRAINED_TOKENS = 2048
 """Longest input of pre-training, from which the rescaling of longer ones is reckoned."""
 _SEGMENT_TOKENS = 5001
 """Longest input of the training of SegmentNT: 30 kb and <cls>."""
+_MAY_BE_NULL = ("key_size", "rescale_beyond_tokens")
+"""Keys of which null says something; elsewhere it stands for the default."""
 _UNSUPPORTED = {"attention_probs_dropout_prob": 0.0, "is_decoder": False, "is_folding_model": False}
 """Published keys, and the only value built here."""
 
@@ -176,7 +178,7 @@ def _from_hub(values: Mapping[str, Any]) -> dict[str, Any]:
         "position_embedding_type": "rotary" if is_v2 else "absolute",
         "max_position_embeddings": 2050 if is_v2 else 1002,
     }
-    given = {key: value for key, value in values.items() if value is not None or key == "key_size"}
+    given = {key: value for key, value in values.items() if value is not None or key in _MAY_BE_NULL}
     return {**facts, **given}
 
 

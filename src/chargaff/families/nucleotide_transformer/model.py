@@ -18,6 +18,7 @@ from chargaff.nn.rotary import half_turns, rotate_halves
 from chargaff.nn.stack import run_block
 from chargaff.nn.unet1d import SegmentationHead
 from chargaff.ops.attention import attention
+from chargaff.seq.grid import Grid
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": partial(F.gelu, approximate="tanh"),
@@ -27,6 +28,10 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "sin": torch.sin,
 }
+
+
+SEGMENT_BP = 6
+"""Bases that a segmentation head labels for each token, whatever the vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,11 +412,22 @@ class TokenClassifier(nn.Linear):
         return super().forward(F.dropout(encoded.hidden, self.dropout, self.training))
 
 
+def _kmer_grid(length_bp: int) -> Grid:
+    return Grid(0, SEGMENT_BP, length_bp // SEGMENT_BP)
+
+
 def segmentation_head(config: NucleotideTransformerConfig, backbone: nn.Module, num_outputs: int) -> SegmentationHead:
-    """On the states of the 6-mers, without <cls>; six bases each, whatever the vocabulary."""
-    width = config.hidden_size
-    levels, num_layers = config.unet_levels, config.num_layers_head
-    return SegmentationHead(width, width, num_outputs, token_bp=6, levels=levels, num_layers=num_layers, num_special=1)
+    """On the states of the 6-mers, without <cls>."""
+    return SegmentationHead(
+        config.hidden_size,
+        config.hidden_size,
+        num_outputs,
+        state_grid=_kmer_grid,
+        token_bp=SEGMENT_BP,
+        levels=config.unet_levels,
+        num_layers=config.num_layers_head,
+        num_special=1,
+    )
 
 
 @torch.no_grad()
