@@ -19,7 +19,8 @@ PIP := -m pip --disable-pip-version-check install --quiet -c constraints.txt
 STAMP := .venv/.installed
 PEERS_STAMP := .venv-peers/.installed
 
-SHARED_GOLDENS := $(wildcard $(addprefix ../shared/goldens/,borzoi caduceus enformer hyenadna llama nt segment xlstm))
+SHARED_GOLDENS := $(wildcard $(addprefix ../shared/goldens/,borzoi caduceus enformer hyenadna llama nt segment xlstm \
+	$(addprefix dnabert/,alibi_* encoder_* mlm_* seqcls_* tokenizer.safetensors)))
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile

@@ -26,9 +26,12 @@ BLOCK = re.compile(r'^```(bash|python|toml title="[^"]+")\n(.*?)^```$', flags=re
 
 TINY = {"d_model": 16, "n_layer": 2, "vocab_size": 12, "residual_in_fp32": False}
 HYENA_LAYER = {"l_max": 10_000, "emb_dim": 5, "filter_order": 8, "w": 10}
+NT_TINY = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
 STANDS_FOR = {
+    "50M_multi_species_v2": ("nucleotide_transformer", NT_TINY),
     "caduceus-ps-131k": ("caduceus", {**TINY, "rcps": True}),
     "caduceus-ph-131k": ("caduceus", TINY),
+    "dnabert-s": ("dnabert2", {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}),
     "hyenadna-tiny-1k": ("hyenadna", {"d_model": 16, "n_layer": 2, "pad_vocab_size_multiple": 8, "layer": HYENA_LAYER}),
 }
 # Runs that take minutes are cut short here; the words are those of the demo's --smoke.

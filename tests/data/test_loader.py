@@ -59,6 +59,7 @@ def text_of(row: torch.Tensor) -> str:
         (TokenRule(padding="right", max_tokens=2, fixed=True), ["AC", "AC"]),
         (TokenRule(padding="right", multiple_of=4), ["ACG.....", "ACGTN..."]),
         (TokenRule(padding="right", special=True), ["ACG[SEP]..", "ACGTN[SEP]"]),
+        (TokenRule(padding="right", special=True, max_tokens=4, fixed=True), ["ACG[SEP].", "ACGT[SEP]"]),
         (TokenRule(max_tokens=3), ["ACG", "ACG"]),
     ],
 )

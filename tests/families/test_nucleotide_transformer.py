@@ -21,6 +21,7 @@ from chargaff.hub.readers import read_weights
 from chargaff.hub.save import export, save, stored_tensors
 from chargaff.model import Model
 from chargaff.nn.encoded import Encoded
+from tests.families import literal_nucleotide_transformer as literal
 
 FAMILY = get_family("nucleotide_transformer")
 GOLDENS = Path(__file__).parents[1] / "goldens/data/nt"
@@ -162,6 +163,29 @@ def test_the_three_ways_with_padding_agree_on_real_positions(variant):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert not found["packed"].encoded.hidden[~mask].any()
     assert not found["jax"].logits[~mask].any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ["gelu", "gelu-no-approx", "relu", "swish", "silu", "sin"])
+@pytest.mark.parametrize("variant", list(FAMILY.tiny))
+def test_every_option_follows_the_equations_pads_included(variant, activation):
+    model = tiny(variant, pads="jax", ffn_activation=activation, layer_norm_eps=1e-5)
+    config = model.spec.config
+    ids, mask = padded(model, [13, 5])
+    ids[0, 3] = ids[1, 2] = config.mask_token_id
+    names = [f"layer.{k}" for k in range(config.num_hidden_layers)]
+    taps = [f"attn.{k + 1}" for k in range(config.num_hidden_layers)]
+    found = model(ids, mask, taps=[*names, *taps])
+    state, head = ({name: t.double() for name, t in part.state_dict().items()} for part in (model.backbone, model.head))
+    for row in range(2):
+        states, maps = literal.encode(ids[row], state, config)
+        streams = [*(found.encoded.taps[name][row] for name in names), found.encoded.hidden[row]]
+        for got, expected in zip(streams, states, strict=True):
+            torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-5)
+        for name, expected in zip(taps, maps, strict=True):
+            torch.testing.assert_close(found.encoded.taps[name][row].double(), expected, rtol=1e-4, atol=1e-6)
+        expected = literal.logits(ids[row], states[-1], head, config)
+        torch.testing.assert_close(found.logits[row].double(), expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

@@ -71,7 +71,7 @@ def test_a_mask_of_any_pattern_equals_the_definition(backend, device, biased, ca
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("block_values", [1, 1 << 22])
+@pytest.mark.parametrize("block_values", [1, 1 << 24])
 def test_positions_set_the_distances(backend, device, block_values, causal, monkeypatch):
     monkeypatch.setattr(sdpa, "BLOCK_VALUES", block_values)
     options = {"slopes": alibi_slopes(3).to(device), "causal": causal}
@@ -123,6 +123,14 @@ def test_bfloat16_stays_near_the_definition(backend, device, biased):
 def test_scale_replaces_the_usual_one(backend, device):
     inputs = inputs_of(1, 12, device=device)
     assert_close(results(inputs, backend, scale=0.11), truth(inputs, scale=0.11), REORDERED)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_devices_that_copy_views_get_blocks(monkeypatch, causal):
+    monkeypatch.setattr(sdpa, "READS_VIEWS", ())
+    monkeypatch.setattr(sdpa, "BLOCK_VALUES", 3 * 63 * 10)
+    inputs, options = inputs_of(2, 63), {"slopes": alibi_slopes(3), "causal": causal}
+    assert_close(results(inputs, "sdpa", **options), truth(inputs, **options), REORDERED)
 
 
 def test_no_bias_matrix_is_stored(monkeypatch):

@@ -33,11 +33,12 @@ class TokenRule:
     """How sequences become rows of a batch."""
 
     max_tokens: int | None = None
-    """Longer rows lose their last tokens; None keeps all."""
+    """Longer rows lose their last tokens; None keeps all. With `special`, so many letters are read and special tokens
+    come on top."""
     padding: Literal["none", "left", "right"] = "none"
     """Side that is filled; "none" refuses rows of different lengths."""
     fixed: bool = False
-    """Pad every row to max_tokens instead of to the longest row of the batch."""
+    """Pad every row to max_tokens instead of to the longest row of the batch; not with `special`."""
     special: bool = False
     """Let the tokenizer add its special tokens."""
     multiple_of: int = 1
@@ -69,10 +70,12 @@ class Collate:
 
     def _encode(self, views: list[NDArray[np.uint8]]) -> list[NDArray[Any]]:
         limit, special = self.rule.max_tokens, self.rule.special
-        is_aligned = self.tokenizer.complement is not None and len({len(view) for view in views}) == 1
+        is_aligned = not special and self.tokenizer.complement is not None and len({len(view) for view in views}) == 1
         if is_aligned:  # one token per base: one look-up for the whole batch
-            return list(self.tokenizer.encode(np.stack(views), special=special)[:, :limit])
-        return [self.tokenizer.encode(view, special=special)[:limit] for view in views]
+            return list(self.tokenizer.encode(np.stack(views), special=False)[:, :limit])
+        if special:
+            return [self.tokenizer.encode(view[:limit], special=True) for view in views]
+        return [self.tokenizer.encode(view, special=False)[:limit] for view in views]
 
     def _stack(self, rows: list[NDArray[Any]], examples: Sequence[Example]) -> tuple[Tensor, Tensor | None]:
         lengths = np.array([len(row) for row in rows])
@@ -101,7 +104,7 @@ class Collate:
                     "cut the sequences to one length, or set train.batch = 1"
                 )
             return longest
-        if self.rule.fixed and self.rule.max_tokens is not None:
+        if self.rule.fixed and not self.rule.special and self.rule.max_tokens is not None:
             return self.rule.max_tokens
         return -(-longest // self.rule.multiple_of) * self.rule.multiple_of
 

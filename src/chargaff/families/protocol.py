@@ -94,7 +94,8 @@ class Family:
     head_outputs: Mapping[str, Callable[[Any], int]] = field(default_factory=dict)
     """Kinds of its own heads whose number of outputs the config fixes -> that number."""
     fresh_heads: tuple[str, ...] = ()
-    """Those of extra_heads that `load` makes afresh, with a warning, where a file lacks them."""
+    """Those of extra_heads that give vectors, not answers: as wide as the states unless `num_outputs` says otherwise,
+    and made afresh by `load`, with a warning, where a file lacks them."""
     tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Variant name -> config small enough for tests that must run in well under a second."""
 

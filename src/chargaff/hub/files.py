@@ -103,7 +103,7 @@ def _from_hub(text: str, offline: bool) -> LocalFiles:
     if match is None:
         raise ConfigError(f"model: expected a hub id 'owner/repository' or 'owner/repository@revision', got {text!r}")
     repo, revision = match[1], match[2] or ""
-    row = next((row for row in list_checkpoints() if row.hub_id == repo), None)
+    row = next((row for row in list_checkpoints() if (row.hub_id or "").lower() == repo.lower()), None)
     if row is not None:
         return _from_row(row, revision, offline)
     snapshot = fetch(repo, revision, offline=offline)

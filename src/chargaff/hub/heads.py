@@ -39,6 +39,8 @@ def build_head(
     if kind in family.head_outputs:
         num_outputs = _fixed_outputs(family, kind, config, num_outputs)
         options = {**options, "num_outputs": num_outputs}
+    if kind in family.fresh_heads and not num_outputs:
+        options, num_outputs = {**options, "num_outputs": backbone.width}, backbone.width
     if not isinstance(num_outputs, int) or num_outputs < 1:
         raise ConfigError(f"model.head: a {kind!r} head needs num_outputs, a positive integer, got {num_outputs!r}")
     if own is not None:
@@ -142,7 +144,7 @@ def options_from(kind: str, family: Family, config: Any, backbone: Any, state: M
             if two[name].shape[axis] != size and f"head.{name}" in state:
                 each = two[name].shape[axis] - size
                 return {"num_outputs": (state[f"head.{name}"].shape[axis] - size) // each + 1}
-    return {"num_outputs": backbone.width} if kind in family.fresh_heads else {}
+    return {}
 
 
 def fresh_head(family: Family, kind: str, config: Any, backbone: nn.Module, num_outputs: int) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from chargaff.tokenizers.text import Padding, TextEncoding, Truncation
 Ids = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 
 SPECIAL_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
-PIECE_BP = 1 << 17
+PIECE_BP = 1 << 16
 """Longer sequences are cut into pieces of about this many letters."""
 PIECES_AT_ONCE = 32
 """Encoded together, by as many threads as the library takes."""
@@ -75,6 +75,8 @@ class BpeTokenizer:
     """Of arrays: N and other letters become [UNK] each, or raise InputError."""
     padding_side: Literal["left", "right"] = "right"
     """Where texts are padded."""
+    truncation_side: Literal["left", "right"] = "right"
+    """Where texts are cut; the special tokens stay."""
     model_max_length: int | None = None
     """Longest text in tokens, special ones included, when a call asks for a limit without giving one."""
 
@@ -103,6 +105,7 @@ class BpeTokenizer:
         return cls(
             files["tokenizer.json"],
             padding_side=settings.get("padding_side", "right"),
+            truncation_side=settings.get("truncation_side", "right"),
             model_max_length=int(limit) if isinstance(limit, int | float) and limit < _UNLIMITED else None,
         )
 
@@ -247,7 +250,7 @@ class BpeTokenizer:
         if cuts and limit is not None:
             if limit < (3 if has_special else 1):
                 raise ConfigError(f"max_length: {limit} tokens leave no room for the text")
-            found.enable_truncation(limit, strategy=rule)
+            found.enable_truncation(limit, strategy=rule, direction=self.truncation_side)
         if padding == "max_length" and limit is None:
             raise ConfigError("padding: 'max_length' needs a max_length")
         if pads:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from chargaff.data.labels import Labels
 from chargaff.data.loader import Collate, EvalSteps, TokenRule, make_loader
 from chargaff.errors import ConfigError
+from chargaff.families.protocol import InputRule
 from chargaff.hub.load import load
 from chargaff.hub.save import save
 from chargaff.io.writers import Column, open_writer
@@ -99,7 +100,7 @@ def open_finetuning(run: FinetuneRun) -> Finetuning:
     if "monitor" not in run.train.model_fields_set and data.metric is not None:
         run = run.model_copy(update={"train": run.train.model_copy(update={"monitor": data.metric})})
     model = open_model(run.model, seed=run.train.seed, head="none")
-    rule = _token_rule(run, data)
+    rule = _token_rule(run, data, cast(Any, model.backbone).rule)
     _check_lengths(model, rule, data)
     make_task(run.task, data.labels, model)
     return Finetuning(run, data, rule, model)
@@ -280,8 +281,12 @@ def _counts_padding(table: SequenceTaskTable, model: Model) -> bool:
     return bool(cast(Any, model.backbone).rule.padding == "never")
 
 
-def _token_rule(run: FinetuneRun, data: LabelledData) -> TokenRule:
+def _token_rule(run: FinetuneRun, data: LabelledData, accepted: InputRule) -> TokenRule:
+    """Models with special tokens and a mask are padded on the right where the run says nothing."""
     table = run.data
+    if accepted.needs_special:
+        padding = "right" if table.padding == "none" and accepted.padding == "masked" else table.padding
+        return TokenRule(table.max_bp or data.max_bp, padding, special=True)
     max_bp = table.max_bp or data.max_bp
     if table.padding != "none" and table.pad_to_max and max_bp is None:
         longest = max(int(part.lengths_bp.max()) for part in (data.train, data.valid, data.test) if part is not None)

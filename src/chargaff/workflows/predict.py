@@ -213,10 +213,11 @@ def _input_rule(model: Model) -> TokenRule:
     padding = notes.get(f"{INPUT_NOTE}padding", "none")
     if padding not in ("none", "left", "right"):
         raise ConfigError(f"model.json: note {INPUT_NOTE}padding is {padding!r}, expected none, left or right")
-    fixed_bp = cast(Any, model.backbone).rule.fixed_bp
-    limit = int(max_bp) if max_bp else fixed_bp or model.spec.context_bp
+    accepted = cast(Any, model.backbone).rule
+    limit = int(max_bp) if max_bp else accepted.fixed_bp or model.spec.context_bp
     is_fixed = notes.get(f"{INPUT_NOTE}pad_to_max") == "true"
-    return TokenRule(limit, cast(Literal["none", "left", "right"], padding), fixed=is_fixed)
+    side = cast(Literal["none", "left", "right"], padding)
+    return TokenRule(limit, side, fixed=is_fixed, special=accepted.needs_special)
 
 
 def _task(model: Model, options: PredictOptions) -> SequenceTask:

@@ -17,7 +17,7 @@ _READ = [
     (_PREFIX + r"pooler\.dense\.(weight|bias)", r"head.pooler.dense.\1"),
     (r"cls\.predictions\.(.*)", r"head.\1"),
     (r"classifier\.(weight|bias)", r"head.classifier.\1"),
-    (r"contrast_head\.(?:0|2)\.weight", None),  # serves the contrastive loss alone
+    (r"(?:module\.)?contrast_head\.(?:0|2)\.weight", None),  # serves the contrastive loss alone
 ]
 _WRITE_ENCODER = [
     (r"backbone\.(.*)", r"\1"),

@@ -17,6 +17,9 @@ from chargaff.ops.attention import alibi_slopes, attention, attention_weights
 HEAD_EPS = 1e-12
 """Of the language-model head's norm, whatever the config says."""
 
+BLOCK_TOKENS = 1024
+"""Tokens that pass the wide middle of an MLP together where no gradient is kept: what fits into the caches."""
+
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -141,9 +144,18 @@ class GatedMlp(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[..., D] -> (new stream, branch that joined it)."""
-        gate, inner = self.gated_layers(x).chunk(2, -1)
-        branch = self.wo(F.dropout(F.gelu(gate) * inner, self.dropout, self.training))
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            branch = self.branch(x)
+        else:
+            pieces = torch.split(x.flatten(0, -2), BLOCK_TOKENS)
+            branch = torch.cat([self.branch(piece) for piece in pieces]).view(x.shape)
         return self.layernorm(branch, x), branch
+
+    def branch(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        gate, inner = self.gated_layers(x).chunk(2, -1)
+        mixed: Tensor = self.wo(F.dropout(F.gelu(gate) * inner, self.dropout, self.training))
+        return mixed
 
 
 class Block(nn.Module):
@@ -173,7 +185,8 @@ class Dnabert2(nn.Module):
         super().__init__()
         self.config = config
         self.width = config.hidden_size
-        self.rule = InputRule(padding="masked")
+        self.num_heads = config.num_attention_heads
+        self.rule = InputRule(padding="masked", needs_special=True)
         self.checkpointing = False
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)

@@ -14,6 +14,7 @@ from chargaff.families.nucleotide_transformer.config import NucleotideTransforme
 from chargaff.families.protocol import Encoded, InputRule
 from chargaff.nn.norms import LayerNorm
 from chargaff.nn.packing import Packing, pack, packing_of, unpack
+from chargaff.nn.pooling import pool
 from chargaff.nn.rotary import half_turns, rotate_halves
 from chargaff.nn.stack import run_block
 from chargaff.nn.unet1d import SegmentationHead
@@ -395,7 +396,8 @@ class SequenceClassifier(nn.Module):
 
     def forward(self, encoded: Encoded, mask: Tensor | None = None) -> Tensor:
         """[B, num_outputs]."""
-        x = F.dropout(encoded.hidden[:, 0], self.dropout, self.training)
+        first = pool(encoded.hidden, mask, "first")  # <cls>, wherever padding has put it
+        x = F.dropout(first, self.dropout, self.training)
         out: Tensor = self.out_proj(F.dropout(torch.tanh(self.dense(x)), self.dropout, self.training))
         return out
 

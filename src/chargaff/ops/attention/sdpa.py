@@ -9,8 +9,10 @@ from torch import Tensor
 
 missing = None
 
-BLOCK_VALUES = 1 << 22
-"""Bias values that are stored at once where distances follow no pattern."""
+BLOCK_VALUES = 1 << 24
+"""Bias values that are stored at once where distances follow no pattern, or a device cannot read a view."""
+READS_VIEWS = ("cpu",)
+"""Devices whose fused attention reads a bias where it lies; others copy what is not aligned."""
 
 
 def unsupported(*args: object) -> str | None:
@@ -119,8 +121,15 @@ def _biased(query: Tensor, key: Tensor, value: Tensor, vector: Tensor, scale: fl
     """With keys and values in reverse order, which the softmax does not mind, the bias of query i and key j is a
     function of i + j: a matrix whose row i is the vector from its i-th value on, and so a view with strides (1, 1)."""
     length, surplus = query.shape[1], vector.shape[1] // 2 + 1 - query.shape[1]
-    bias = vector[:, surplus : surplus + 2 * length - 1].unfold(1, length, 1)  # [H, T, T]
-    return _fused(query, key.flip(1), value.flip(1), bias.unsqueeze(0), False, scale, dropout)
+    bias = vector[:, surplus : surplus + 2 * length - 1].unfold(1, length, 1).unsqueeze(0)  # [1, H, T, T]
+    key, value = key.flip(1), value.flip(1)
+    is_stored = query.device.type not in READS_VIEWS
+    step = max(1, BLOCK_VALUES // (len(vector) * length)) if is_stored else length
+    pieces = [
+        _fused(query[:, start : start + step], key, value, bias[:, :, start : start + step], False, scale, dropout)
+        for start in range(0, length, step)
+    ]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
 
 
 def _by_position(
