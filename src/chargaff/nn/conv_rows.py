@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chargaff.ops.affine_gelu import Form, affine_gelu
+
 PIECE = 2048
 """Rows of one piece; even, so that pairs stay together."""
 
@@ -67,24 +69,25 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class NormGelu:
-    """A batch norm with its running statistics, then an activation."""
+    """A batch norm with its running statistics, then GELU."""
 
     scale: Tensor
     """[C]"""
     shift: Tensor
     """[C]"""
-    gelu: Callable[[Tensor], Tensor]
+    form: Form
+    """Of the GELU."""
 
     @classmethod
-    def of(cls, norm: nn.BatchNorm1d, gelu: Callable[[Tensor], Tensor]) -> "NormGelu":
+    def of(cls, norm: nn.BatchNorm1d, form: Form) -> "NormGelu":
         assert norm.running_mean is not None
         assert norm.running_var is not None
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        return cls(scale, norm.bias - norm.running_mean * scale, gelu)
+        return cls(scale, norm.bias - norm.running_mean * scale, form)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[l, C] -> [l, C]"""
-        return self.gelu(torch.addcmul(self.shift, x, self.scale))
+        return affine_gelu(x, self.scale, self.shift, self.form)
 
 
 @dataclass(frozen=True, slots=True)

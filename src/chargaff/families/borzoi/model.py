@@ -48,13 +48,13 @@ class ConvBlock(nn.Module):
     def mix(self, x: Tensor) -> Tensor:
         """The same for single positions (one tap) as rows: [B, l, C] -> [B, l, C']."""
         if is_applicable(x) and not self.training:
-            activate, layer = NormGelu.of(self.norm, fast_gelu), self.conv_layer
+            activate, layer = NormGelu.of(self.norm, "tanh"), self.conv_layer
             return torch.stack([row_product(activate(row), layer.weight[..., 0], layer.bias) for row in x])
         return self.forward(x.transpose(1, 2)).transpose(1, 2)
 
     def rows(self, x: Tensor, *, pooled: bool) -> Tensor:
         """The same for [l, C], a piece at a time; with `pooled`, the larger one of each pair of positions."""
-        return _rows(x, RowConv.of(self.conv_layer), NormGelu.of(self.norm, fast_gelu), pooled=pooled)
+        return _rows(x, RowConv.of(self.conv_layer), NormGelu.of(self.norm, "tanh"), pooled=pooled)
 
 
 class DnaConv(nn.Module):

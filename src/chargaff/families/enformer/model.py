@@ -102,7 +102,7 @@ def _row_block(block: nn.Module) -> tuple[RowConv, NormGelu]:
     norm, _, conv = block
     assert isinstance(norm, nn.BatchNorm1d)
     assert isinstance(conv, nn.Conv1d)
-    return RowConv.of(conv), NormGelu.of(norm, gelu)
+    return RowConv.of(conv), NormGelu.of(norm, "sigmoid")
 
 
 class Enformer(nn.Module):
