@@ -19,7 +19,7 @@ PIP := -m pip --disable-pip-version-check install --quiet -c constraints.txt
 STAMP := .venv/.installed
 PEERS_STAMP := .venv-peers/.installed
 
-SHARED_GOLDENS := $(wildcard $(addprefix ../shared/goldens/,caduceus hyenadna llama nt xlstm \
+SHARED_GOLDENS := $(wildcard $(addprefix ../shared/goldens/,borzoi caduceus enformer hyenadna llama nt segment xlstm \
 	$(addprefix dnabert/,alibi_* encoder_* mlm_* seqcls_* tokenizer.safetensors)))
 
 help:
@@ -35,10 +35,11 @@ $(STAMP): pyproject.toml constraints.txt requirements-hashed.txt
 	$(BIN)/python $(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
-$(PEERS_STAMP): benchmarks/peers.txt constraints.txt
+$(PEERS_STAMP): benchmarks/peers.txt benchmarks/peers-no-deps.txt constraints.txt
 	@echo "installing the benchmark peers into .venv-peers" >&2
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python $(PIP) -r benchmarks/peers.txt
+	.venv-peers/bin/python $(PIP) --no-deps -r benchmarks/peers-no-deps.txt
 	@touch $@
 
 demo: $(STAMP)

@@ -17,14 +17,14 @@ import pytest
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "chargaff"
 
 # Package or module -> what it may import of chargaff besides itself. "errors" and "optional" are open to all.
-BASE = {"seq": set[str](), "io": {"seq"}, "tokenizers": {"seq"}, "ops": set[str](), "nn": {"ops"}}
+BASE = {"seq": set[str](), "io": {"seq"}, "tokenizers": {"seq"}, "ops": set[str](), "nn": {"ops", "seq.grid"}}
 UP_TO_TRAIN = {*BASE, "families", "hub", "model", "data", "tasks", "train", "config"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "optional": set(),
     "config": set(),
     **BASE,
-    "families": {"nn", "ops", "tokenizers"},
+    "families": {"nn", "ops", "tokenizers", "seq.grid"},
     "generation": {"families.protocol", "tokenizers", "seq"},
     "model": {"families.protocol", "generation", "tokenizers"},
     "hub": {"families", "io", "tokenizers", "model", "nn"},

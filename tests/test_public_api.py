@@ -26,6 +26,7 @@ CONTRACTS = (
     "model.py",
     "nn/encoded.py",
     "data/batch.py",
+    "seq/grid.py",
     "tokenizers/protocol.py",
     "tasks/protocol.py",
     "ops/*/__init__.py",

@@ -23,7 +23,7 @@ class ModelSpec:
     family: str
     config: Any
     head: str
-    """"lm", "sequence", "token", "segmentation" or "none"."""
+    """"lm", "sequence", "token", "segmentation", "tracks" or "none"."""
     name: str = ""
     """Checkpoint name, hub id or path it came from; "" for a fresh model."""
     head_options: Mapping[str, Any] = field(default_factory=dict)

@@ -18,6 +18,7 @@ OUTPUT_TOLERANCE: dict[str, Tolerance] = {
     "dnabert": lambda b: 1e-5 + 1e-4 * b.abs().double(),
     "hyenadna": lambda b: 1e-4 * b.abs().double() + 2e-5,
     "llama": lambda b: 5e-5,
+    **dict.fromkeys(("segment", "enformer", "borzoi"), lambda b: 1e-4 + 1e-4 * b.abs().double()),
     "nt": lambda b: 1e-4 + 1e-4 * b.abs().double(),
 }
 GRADIENT_TOLERANCE: dict[str, Tolerance] = {
@@ -25,6 +26,7 @@ GRADIENT_TOLERANCE: dict[str, Tolerance] = {
     "dnabert": lambda b: 1e-3 * b.abs().double() + 1e-5,
     "hyenadna": lambda b: 1e-3 * b.abs().double() + 5e-5,
     "llama": lambda b: max(2e-5 * _largest(b), 1e-30),
+    **dict.fromkeys(("segment", "enformer", "borzoi"), lambda b: max(1e-4 * _largest(b), 1e-30)),
     # keys' biases have no effect on a softmax: their stored gradients are rounding errors around 1e-8
     "nt": lambda b: max(1e-4 * _largest(b), 1e-6),
 }
@@ -58,6 +60,8 @@ class Case:
     meta: dict[str, str]
     tensors: dict[str, Tensor]
     device: str = "cpu"
+    folder: Path | None = None
+    """Where the same weights lie as a published folder, to be loaded from there."""
     read: set[str] = field(default_factory=set)
     worst: tuple[float, str] = (0.0, "-")
 
@@ -73,7 +77,8 @@ class Case:
 
     @property
     def label(self) -> str:
-        return f"{self.family}/{self.meta.get('case', self.path.stem)}"
+        name = f"{self.family}/{self.meta.get('case', self.path.stem)}"
+        return name if self.folder is None else f"{name} from {self.folder.name}"
 
     def input(self, name: str) -> Tensor:
         """input.<name> on the device."""

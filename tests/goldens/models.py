@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from case import Case, TodoError
 from torch import Tensor
 
+import chargaff
 from chargaff.families import get_family, list_families
 from chargaff.hub.load import from_tensors
 from chargaff.model import Model
@@ -23,6 +24,20 @@ def family_of(case: Case) -> str:
     if case.family in list_families():
         return case.family
     raise TodoError(f"family {case.family}")
+
+
+def open_model(case: Case, family: str, config: Any, layout: str, head: str, **overrides: Any) -> Model:
+    """The model of `param.*` under published names, or of the case's folder.
+
+    Args:
+        overrides: config keys that the case sets though no published file has them.
+    """
+    if case.folder is None:
+        tensors = case.group("param.")
+        return from_tensors(family, config, tensors, layout=layout, head=head, device=case.device).eval()
+    is_described = any((case.folder / name).exists() for name in ("config.json", "hyperparams.json"))
+    given = overrides if is_described else {**config.to_json(), **overrides}
+    return chargaff.load(case.folder, head=head, device=case.device, config=given)
 
 
 def load_model(case: Case, family: str, head: str, **head_options: Any) -> Model:

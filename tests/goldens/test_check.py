@@ -61,7 +61,7 @@ def test_a_non_finite_value_fails(tmp_path):
     assert "not finite" in check(altered(tmp_path, poison))[1]
 
 
-@pytest.mark.parametrize("meta", [{"kind": "op.unheard_of"}, {"kind": "masked_lm", "family": "borzoi"}])
+@pytest.mark.parametrize("meta", [{"kind": "op.unheard_of"}, {"kind": "masked_lm", "family": "evo"}])
 def test_what_is_not_built_yet_says_so_and_counts_as_failed(tmp_path, meta):
     code, out = check(altered(tmp_path, lambda tensors: None, meta=meta))
     assert code == 1

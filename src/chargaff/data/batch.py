@@ -10,7 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chargaff.seq.grid import Grid
 from chargaff.seq.interval import Interval
+
+__all__ = ["Batch", "Example", "Grid", "Source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +58,3 @@ class Batch:
             target=move(self.target),
             index=self.index.to(device, non_blocking=True),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Where outputs sit on the input: bin j covers [offset + j*step, offset + (j+1)*step) bases."""
-
-    offset_bp: int
-    step_bp: int
-    size: int

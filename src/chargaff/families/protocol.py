@@ -83,6 +83,8 @@ class Family:
     """"hub" | "lightning" | "jax" | ..."""
     recognises: Callable[[Mapping[str, Any]], bool] = lambda published: False
     """True if a published config.json belongs to this family."""
+    recognises_names: Callable[[Collection[str]], bool] = lambda names: False
+    """True if the tensors of an archive that comes without any description are this family's."""
     published_files: Callable[[Any, str, int | None, Sequence[str]], Mapping[str, str]] | None = None
     """(config, head, context_bp, labels) -> file name -> text that goes beside the weights in the "hub" layout.
 
@@ -96,6 +98,8 @@ class Family:
     None: the embedding, the stream after each block but the last, and the final states."""
     extra_heads: Mapping[str, Callable[[Any, nn.Module, int], nn.Module]] = field(default_factory=dict)
     """(config, backbone, num_outputs) -> head, for kinds where this family brings its own ("segmentation", ...)."""
+    head_outputs: Mapping[str, Callable[[Any], int]] = field(default_factory=dict)
+    """Kinds of its own heads whose number of outputs the config fixes -> that number."""
     fresh_heads: tuple[str, ...] = ()
     """Those of extra_heads that give vectors, not answers: as wide as the states unless `num_outputs` says otherwise,
     and made afresh by `load`, with a warning, where a file lacks them."""

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from chargaff.errors import ConfigError
 from chargaff.families import list_families
 
-HEADS = ("lm", "sequence", "token", "segmentation", "pooler", "none")
+HEADS = ("lm", "sequence", "token", "segmentation", "tracks", "pooler", "none")
 POOLINGS = ("mean", "mean-all", "max", "first", "last", "centre", "cls", "none")
 STRANDS = ("equivariant", "conjoined", "averaged", "forward-only")
 
@@ -44,6 +44,8 @@ class Checkpoint:
     paper: str
     licence: str = ""
     """Of the weights."""
+    corrections: Mapping[str, Any] = field(default_factory=dict)
+    """Config keys that the published file lacks or has wrong."""
     revision: str = ""
     """Commit of the hub repository; "" takes the newest."""
     files: Mapping[str, str] = field(default_factory=dict)

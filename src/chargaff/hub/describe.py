@@ -2,7 +2,7 @@
 
 import difflib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from chargaff.families.protocol import Family
 from chargaff.hub.catalog import Checkpoint
 from chargaff.hub.files import CONFIG_FILES, LocalFiles
 from chargaff.hub.manifest import MANIFEST, parse_spec, parse_tokenizer, read_json
+from chargaff.hub.readers import PARAMS, read_weights
 from chargaff.model import ModelSpec
 from chargaff.tokenizers.protocol import Tokenizer
 
@@ -51,6 +52,8 @@ def describe(files: LocalFiles, overrides: Mapping[str, Any]) -> Description:
         tokenizer = get_family(spec.family).tokenizer(spec.config)
         tokenizer = parse_tokenizer(files.config, content.get("tokenizer"), tokenizer)
         return Description(spec, None, tokenizer, content.get("files") or {})
+    if files.config is None and files.checkpoint is None and files.weights.name == PARAMS:
+        return _describe_archive(files, overrides)
     if files.config is None and files.checkpoint is None:
         raise CheckpointError(
             f"{files.weights}: no {', '.join(CONFIG_FILES)} says what these weights are; put the published config.json "
@@ -78,11 +81,27 @@ def describe(files: LocalFiles, overrides: Mapping[str, Any]) -> Description:
     return Description(spec, special if special in family.layouts else "hub", tokenizer)
 
 
+def _describe_archive(files: LocalFiles, overrides: Mapping[str, Any]) -> Description:
+    """Of a JAX model without a description: its modules tell the family, whose defaults are the published values."""
+    names = read_weights(files.weights).keys()
+    families = {name: get_family(name) for name in list_families()}
+    found = [name for name, family in families.items() if family.recognises_names(names)]
+    if len(found) != 1:
+        raise CheckpointError(
+            f"{files.weights}: of no family known here, by the names of its tensors ({', '.join(sorted(names)[:3])})"
+        )
+    family = families[found[0]]
+    config = _parse(family, {}, overrides, str(files.weights))
+    spec = ModelSpec(found[0], config, head="", name=files.name, strands=family.strands(config))
+    return Description(spec, "jax", family.tokenizer(config))
+
+
 def _describe_row(
     files: LocalFiles, row: Checkpoint, published: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> Description:
     family = get_family(row.family)
-    config = _parse(family, published or row.config, overrides, str(files.config or row.name))
+    values = {**published, **row.corrections} if published else row.config
+    config = _parse(family, values, overrides, str(files.config or row.name))
     stated = family.config.from_json(row.config)  # type: ignore[attr-defined]
     differing = [key for key in row.config if key not in overrides and getattr(config, key) != getattr(stated, key)]
     if differing:
@@ -176,7 +195,10 @@ def _tokenizer_of_files(folder: Path, read: Any, texts: Mapping[str, str], num_r
 
 
 def _labels(published: Mapping[str, Any]) -> tuple[str, ...]:
-    """Class names of a published classifier, in the order of its outputs."""
+    """Names of a published head's outputs, in their order: classes, or the elements of a segmentation."""
+    elements = published.get("features")
+    if isinstance(elements, Sequence) and not isinstance(elements, str):
+        return tuple(str(element) for element in elements)
     table = published.get("id2label")
     if not isinstance(table, Mapping):
         return ()

@@ -8,6 +8,7 @@ from pathlib import Path
 from chargaff.errors import CheckpointError, ConfigError
 from chargaff.hub.catalog import Checkpoint, get_checkpoint, list_checkpoints
 from chargaff.hub.download import WEIGHT_FILES, cached_files, fetch
+from chargaff.hub.readers import PARAMS
 
 CONFIG_FILES = ("model.json", "model_config.json", "config.json", "hyperparams.json")
 """Descriptions of a model: ours, the training framework's, the hub's, and the JAX archives'; the first there counts."""
@@ -130,7 +131,8 @@ def _weights_in(folder: Path) -> Path:
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
-    groups = [("*.safetensors",), ("*.ckpt", "*/*.ckpt", "*/*/*.ckpt"), ("*.bin", "*.pt", "*.pth"), ("*.joblib",)]
+    groups = [("*.safetensors",), ("*.ckpt", "*/*.ckpt", "*/*/*.ckpt"), ("*.bin", "*.pt", "*.pth")]
+    groups += [(PARAMS,), ("*.joblib",)]
     if (folder / "model_config.json").is_file():  # a run of the training framework, whose weights are a .ckpt
         groups.insert(0, groups.pop(1))
     for patterns in groups:

@@ -1,6 +1,6 @@
 """Which head a checkpoint has, and building it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -36,6 +36,9 @@ def build_head(
     if own is None and kind not in ("sequence", "token"):
         raise _unknown_head(family, kind)
     num_outputs = options.get("num_outputs")
+    if kind in family.head_outputs:
+        num_outputs = _fixed_outputs(family, kind, config, num_outputs)
+        options = {**options, "num_outputs": num_outputs}
     if kind in family.fresh_heads and not num_outputs:
         options, num_outputs = {**options, "num_outputs": backbone.width}, backbone.width
     if not isinstance(num_outputs, int) or num_outputs < 1:
@@ -55,9 +58,8 @@ def stored_head(family: Family, config: Any, backbone: nn.Module, state: Mapping
     names = {name for name in state if name.startswith("head.")}
     if _LINEAR in names:
         return "sequence"
-    for kind, build in family.extra_heads.items():
-        if names and names == {f"head.{name}" for name in build(config, backbone, 1).state_dict()}:
-            return kind
+    for kind in own_heads(family, config, backbone, state):
+        return kind
     if family.lm_head is None:
         return "none"
     held = {id(tensor) for tensor in backbone.state_dict(keep_vars=True).values()}
@@ -66,14 +68,54 @@ def stored_head(family: Family, config: Any, backbone: nn.Module, state: Mapping
     return "lm" if not own or own & names else "none"
 
 
-def choose_head(wanted: str | None, stored: str, family: Family, state: Mapping[str, Tensor], where: str) -> str:
+def own_heads(
+    family: Family, config: Any, backbone: nn.Module, state: Mapping[str, Tensor]
+) -> dict[str, frozenset[str]]:
+    """Kinds of the family's own heads that a converted state dict holds completely -> names of their tensors."""
+    with torch.device("meta"):
+        heads = {
+            kind: frozenset(f"head.{name}" for name in build(config, backbone, 1).state_dict())
+            for kind, build in family.extra_heads.items()
+        }
+    return {kind: names for kind, names in heads.items() if names and names <= state.keys()}
+
+
+def without_other_heads(
+    state: Mapping[str, Tensor],
+    kind: str,
+    family: Family,
+    config: Any,
+    backbone: nn.Module,
+    held: Mapping[str, frozenset[str]],
+) -> Mapping[str, Tensor]:
+    """`state` without the tensors of known heads that a file holds beside the one of this kind.
+
+    Args:
+        held: what `own_heads` found; files without such heads stay as they are.
+    """
+    if not held or kind == "none":
+        return state
+    others = set().union(*(names for other, names in held.items() if other != kind))
+    if kind != "lm" and family.lm_head is not None:
+        with torch.device("meta"):
+            others |= {f"head.{name}" for name in family.lm_head(config, backbone).state_dict()}
+    others -= held.get(kind, frozenset())
+    return {name: tensor for name, tensor in state.items() if name not in others}
+
+
+def choose_head(
+    wanted: str | None, stored: str, family: Family, state: Mapping[str, Tensor], where: str, held: Collection[str] = ()
+) -> str:
     """The kind to build.
+
+    Args:
+        held: further kinds that the file holds.
 
     Raises:
         CheckpointError: the file lacks that head.
         ConfigError: there is no such kind.
     """
-    if wanted is None or wanted in (stored, "none"):
+    if wanted is None or wanted in (stored, "none", *held):
         return wanted or stored
     if wanted == "lm" and family.lm_head is not None:
         return wanted
@@ -100,7 +142,8 @@ def options_from(kind: str, family: Family, config: Any, backbone: Any, state: M
     for name, tensor in one.items():  # the dimension that follows num_outputs tells it
         for axis, size in enumerate(tensor.shape):
             if two[name].shape[axis] != size and f"head.{name}" in state:
-                return {"num_outputs": state[f"head.{name}"].shape[axis]}
+                each = two[name].shape[axis] - size
+                return {"num_outputs": (state[f"head.{name}"].shape[axis] - size) // each + 1}
     return {}
 
 
@@ -111,6 +154,13 @@ def fresh_head(family: Family, kind: str, config: Any, backbone: nn.Module, num_
         torch.default_generator.manual_seed(0)
         family.init(head, config)
     return {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+
+
+def _fixed_outputs(family: Family, kind: str, config: Any, wanted: Any) -> int:
+    fixed = family.head_outputs[kind](config)
+    if wanted not in (None, 0, fixed):
+        raise ConfigError(f"model.head: a {kind!r} head of this config has {fixed} outputs, got num_outputs={wanted!r}")
+    return fixed
 
 
 def _unknown_head(family: Family, kind: str) -> ConfigError:

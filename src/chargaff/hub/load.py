@@ -19,7 +19,15 @@ from chargaff.hub.catalog import list_checkpoints
 from chargaff.hub.describe import Description, describe
 from chargaff.hub.download import sha256_of
 from chargaff.hub.files import LocalFiles, resolve
-from chargaff.hub.heads import build_head, choose_head, fresh_head, options_from, stored_head
+from chargaff.hub.heads import (
+    build_head,
+    choose_head,
+    fresh_head,
+    options_from,
+    own_heads,
+    stored_head,
+    without_other_heads,
+)
 from chargaff.hub.readers import read_weights, shards_of
 from chargaff.model import Model, ModelSpec
 from chargaff.nn.heads import SequenceHead, TokenHead
@@ -186,8 +194,9 @@ def _from_state(
         family = replace(family, extra_heads=own)
     with torch.device("meta"):
         backbone = family.backbone(spec.config)
+        held = own_heads(family, spec.config, backbone, state)
         stored = spec.head or stored_head(family, spec.config, backbone, state)
-        kind = choose_head(wanted, stored, family, state, where)
+        kind = choose_head(wanted, stored, family, state, where, held)
         given = {**options_from(kind, family, spec.config, backbone, state), **spec.head_options}
         head, options = build_head(family, kind, spec.config, backbone, given if kind not in ("lm", "none") else {})
     model = Model(
@@ -196,10 +205,12 @@ def _from_state(
         head,
         tokenizer or family.tokenizer(spec.config),
     )
-    if kind != stored:
+    if kind == stored:
+        state = without_other_heads(state, kind, family, spec.config, backbone, held)
+    else:
         kept = set() if head is None else {f"head.{name}" for name in head.state_dict()}
         state = {name: tensor for name, tensor in state.items() if not name.startswith("head.") or name in kept}
-        if kind in family.fresh_heads:
+        if kind in family.fresh_heads and kind not in held:
             _warn_fresh_head(where, kind)
             state |= fresh_head(family, kind, spec.config, backbone, options["num_outputs"])
     assign(model, state, where=where, device=device, dtype=dtype, config=spec.config)

@@ -21,6 +21,8 @@ from chargaff.families.protocol import StateDict
 from chargaff.hub.inert import read_training_checkpoint
 from chargaff.hub.joblib_archive import read_tree
 
+PARAMS, _STATE = "params.joblib", "state.joblib"
+"""Two archives of one JAX model: the averages of its batch norms lie in the second."""
 _MAX_HEADER_BYTES = 100_000_000
 _TEXT = re.compile(rb"[\t\n\r\f\x20-\x7e]*\Z")
 
@@ -30,7 +32,8 @@ def read_weights(path: str | Path) -> StateDict:
 
     Args:
         path: `.safetensors`, `.ckpt`, a torch pickle (`.bin`, `.pt`, `.pth`), `.joblib` (a tree of arrays; names are
-            its keys joined by "/"), or the `.index.json` of a sharded file.
+            its keys joined by "/"; `params.joblib` brings `state.joblib` beside it), or the `.index.json` of a sharded
+            file.
 
     Raises:
         CheckpointError: missing, truncated or damaged file, another format, or a pickle that needs more than tensors.
@@ -57,7 +60,7 @@ def _reader_of(path: Path) -> Callable[[Path], StateDict]:
     with path.open("rb") as file:
         head = file.read(512)
     if path.suffix == ".joblib" and not _TEXT.match(head):
-        return read_tree
+        return _read_params_and_state if path.name == PARAMS else read_tree
     if _is_safetensors(head):
         return _read_safetensors
     if head.startswith(b"PK\x03\x04") and path.suffix == ".ckpt":
@@ -65,6 +68,14 @@ def _reader_of(path: Path) -> Callable[[Path], StateDict]:
     if head.startswith((b"PK\x03\x04", b"\x80")):
         return _read_pickle
     raise CheckpointError(f"{path}: expected weights (safetensors, torch pickle or .ckpt), found {_describe(head)}")
+
+
+def _read_params_and_state(path: Path) -> StateDict:
+    """Both archives; names of the second have STATE/ in front."""
+    beside = path.with_name(_STATE)
+    if not beside.is_file():
+        raise CheckpointError(f"{beside}: no such file; {PARAMS} needs the averages of the batch norms beside it")
+    return read_tree(path) | {f"STATE/{name}": tensor for name, tensor in read_tree(beside).items()}
 
 
 def _is_safetensors(head: bytes) -> bool:

@@ -124,6 +124,19 @@ class CharTokenizer:
             published_as=None,
         )
 
+    @classmethod
+    def one_hot(cls) -> "CharTokenizer":
+        """Of models that read four channels: makes upper case, adds nothing; "." is a base outside the chromosome."""
+        return cls(
+            special_tokens=("[PAD]", "[UNK]"),
+            letters="ACGTN.",
+            complements="TGCAN.",
+            last=None,
+            eos=None,
+            padding_side="right",
+            published_as=None,
+        )
+
     @cached_property
     def vocab(self) -> tuple[str, ...]:
         """Token of each id."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from case import Case, MismatchError
-from models import classifier_loss
+from models import classifier_loss, open_model
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -20,7 +20,6 @@ from chargaff.errors import InputError
 from chargaff.families.nucleotide_transformer.config import NucleotideTransformerConfig
 from chargaff.families.nucleotide_transformer.layouts import LAYOUTS
 from chargaff.hub.joblib_archive import read_tree
-from chargaff.hub.load import from_tensors
 from chargaff.hub.save import export
 from chargaff.model import Model, Output
 from chargaff.tokenizers.kmer import KmerTokenizer
@@ -83,8 +82,7 @@ def _models(case: Case, head: str) -> tuple[str, Model, Model]:
     layout = "jax" if any("/" in name for name in tensors) else "hub"
     config = config_of(case.config, tensors, layout)
     models = [
-        from_tensors(FAMILY, each, tensors, layout=layout, head=head, device=case.device).eval()
-        for each in (replace(config, pads=layout), config)
+        open_model(case, FAMILY, each, layout, head, pads=each.pads) for each in (replace(config, pads=layout), config)
     ]
     return layout, models[0], models[1]
 

@@ -11,6 +11,7 @@ from chargaff.families.nucleotide_transformer.model import (
     SequenceClassifier,
     TokenClassifier,
     init_weights,
+    segmentation_head,
 )
 from chargaff.families.protocol import Family
 from chargaff.tokenizers.kmer import KmerTokenizer
@@ -50,7 +51,7 @@ FAMILY = Family(
     layouts=LAYOUTS,
     recognises=_recognises,
     published_files=hub_files,
-    extra_heads={"sequence": SequenceClassifier, "token": TokenClassifier},
+    extra_heads={"segmentation": segmentation_head, "sequence": SequenceClassifier, "token": TokenClassifier},
     tiny={
         "v1": _V1,
         "v2": _V2,

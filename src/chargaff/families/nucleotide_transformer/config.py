@@ -23,6 +23,12 @@ _FROM_JAX = {
     "ffn_activation_name": "ffn_activation",
 }
 """Names of hyperparams.json and of the JAX code's config -> ours, where they differ."""
+_TRAINED_TOKENS = 2048
+"""Longest input of pre-training, from which the rescaling of longer ones is reckoned."""
+_SEGMENT_TOKENS = 5001
+"""Longest input of the training of SegmentNT: 30 kb and <cls>."""
+_MAY_BE_NULL = ("key_size", "rescale_beyond_tokens")
+"""Keys of which null says something; elsewhere it stands for the default."""
 _UNSUPPORTED = {"attention_probs_dropout_prob": 0.0, "is_decoder": False, "is_folding_model": False}
 """Published keys, and the only value built here."""
 
@@ -71,6 +77,15 @@ class NucleotideTransformerConfig:
     """A learned key and value that every query sees beside those of the tokens."""
     rescaling_factor: float | None = None
     """Rotary base 10000 f^(K / (K - 2)), for inputs longer than those of training."""
+    rescale_beyond_tokens: int | None = None
+    """Inputs of more tokens, <cls> included, get the factor tokens / 2048 in place of `rescaling_factor`. Not in
+    published files: 5001 for those of segmentation models (segment sheet 3)."""
+    features: tuple[str, ...] = ()
+    """Elements that a segmentation head tells apart."""
+    num_layers_head: int = 2
+    """Convolutions of each block of a segmentation head."""
+    unet_levels: int = 2
+    """Halvings inside a segmentation head; not part of published files, where it is always 2."""
     pre_layer_norm: bool = True
     """LayerNorm before each branch; else after its sum with the stream."""
     hidden_dropout_prob: float = 0.0
@@ -120,8 +135,18 @@ class NucleotideTransformerConfig:
     def rotary_base(self) -> float:
         if self.rescaling_factor is None:
             return 10_000.0
+        return self._base(self.rescaling_factor)
+
+    def rotary_base_for(self, tokens: int) -> float:
+        """The base for an input of this many tokens, <cls> included."""
+        limit = self.rescale_beyond_tokens
+        if limit is None or tokens <= limit or not self.is_rotary:
+            return self.rotary_base
+        return self._base(tokens / _TRAINED_TOKENS)
+
+    def _base(self, factor: float) -> float:
         width = self.head_width
-        return float(10_000.0 * self.rescaling_factor ** (width / (width - 2)))
+        return float(10_000.0 * factor ** (width / (width - 2)))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, strict: bool = False) -> "NucleotideTransformerConfig":
@@ -133,11 +158,14 @@ class NucleotideTransformerConfig:
                 raise ConfigError(f"config.{key}: {values[key]!r} is not supported, only {supported!r}")
         known = cls.__dataclass_fields__
         kept = {key: value for key, value in values.items() if key in known or (strict and key not in _UNSUPPORTED)}
+        kept["features"] = tuple(kept.get("features") or ())
+        if kept["features"] and kept.get("rescaling_factor") is not None:
+            kept.setdefault("rescale_beyond_tokens", _SEGMENT_TOKENS)
         return parse_config(cls, kept, strict=strict)
 
     def to_json(self) -> dict[str, Any]:
         """All keys, which `from_json` reads back."""
-        return config_to_json(self)
+        return {**config_to_json(self), "features": list(self.features)}
 
 
 def _from_hub(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +178,7 @@ def _from_hub(values: Mapping[str, Any]) -> dict[str, Any]:
         "position_embedding_type": "rotary" if is_v2 else "absolute",
         "max_position_embeddings": 2050 if is_v2 else 1002,
     }
-    given = {key: value for key, value in values.items() if value is not None or key == "key_size"}
+    given = {key: value for key, value in values.items() if value is not None or key in _MAY_BE_NULL}
     return {**facts, **given}
 
 

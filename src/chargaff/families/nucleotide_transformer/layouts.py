@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from chargaff.errors import CheckpointError, ConfigError
+from chargaff.families.haiku import SEGMENTATION_HEAD, read_haiku, segmentation_modules
 from chargaff.families.nucleotide_transformer.config import NucleotideTransformerConfig
 from chargaff.families.protocol import Layout, StateDict
 from chargaff.families.renaming import rename
+from chargaff.families.unet_names import UNET_RULES
 from chargaff.tokenizers.kmer import KmerTokenizer
 
 # A bare encoder has no "esm." in front.
@@ -22,7 +24,9 @@ _READ_HUB = [
     (r"(?:esm\.)?(?:encoder\.layer\.\d+\.attention\.self\.)?rotary_embeddings\.inv_freq", None),
     (r"(?:esm\.)?(embeddings|encoder)\.(.*)", r"backbone.\1.\2"),
     (r"(?:lm_head|classifier)\.(.*)", r"head.\1"),
+    *UNET_RULES,
 ]
+_WRITE_SEGMENT = [(r"backbone\.(.*)", r"esm.\1"), (r"head\.((?:unet|fc)\..*)", r"\1")]
 _WRITE_HUB = [(r"backbone\.(.*)", r"esm.\1"), (r"head\.(.*)", r"lm_head.\1")]
 _WRITE_CLASSIFIER = [(r"backbone\.(.*)", r"esm.\1"), (r"head\.(.*)", r"classifier.\1")]
 _POSITIONS = "backbone.embeddings.position_embeddings.weight"
@@ -73,15 +77,16 @@ def read_hub(state: StateDict, config: NucleotideTransformerConfig) -> StateDict
 
 def write_hub(state: StateDict, config: NucleotideTransformerConfig) -> StateDict:
     """Ours -> hub files, with what their code wants to find though it never uses it: zeros, and rotary rates."""
-    _require_hub_model(config)
     is_lm = "head.decoder.weight" in state or not any(name.startswith("head.") for name in state)
-    written = rename(state, _WRITE_HUB if is_lm else _WRITE_CLASSIFIER)
+    is_segment = "head.fc.weight" in state
+    _require_hub_model(config, is_segment=is_segment)
+    written = rename(state, _WRITE_SEGMENT if is_segment else _WRITE_HUB if is_lm else _WRITE_CLASSIFIER)
     depth, heads, width = config.num_hidden_layers, config.num_attention_heads, config.head_width
     written["esm.contact_head.regression.weight"] = torch.zeros(1, depth * heads)
     written["esm.contact_head.regression.bias"] = torch.zeros(1)
     if config.is_rotary:
         rates = 1.0 / (10_000 ** (torch.arange(0, width, 2, dtype=torch.int64).float() / width))
-        for index in range(depth):
+        for index in range(0 if is_segment else depth):  # SegmentNT's code computes them for every call
             written[f"esm.encoder.layer.{index}.attention.self.rotary_embeddings.inv_freq"] = rates.clone()
         if not config.is_learned:
             shape = config.max_position_embeddings, config.hidden_size
@@ -95,9 +100,15 @@ def read_jax(state: StateDict, config: NucleotideTransformerConfig) -> StateDict
     Raises:
         CheckpointError: names of another tree.
     """
-    ours: StateDict = {}
+    segmentation = segmentation_modules(config.unet_levels, config.num_layers_head)
+    unet = {
+        name: tensor for name, tensor in state.items() if SEGMENTATION_HEAD in name or re.match(r"[^/]*/~/fc/", name)
+    }
+    ours = read_haiku(unet, segmentation)
     unknown = []
     for name, tensor in state.items():
+        if name in unet:
+            continue
         template, index = _jax_template(name)
         if template not in _FROM_JAX:
             unknown.append(name)
@@ -164,13 +175,14 @@ def _require_version(state: StateDict, config: NucleotideTransformerConfig) -> N
         )
 
 
-def _require_hub_model(config: NucleotideTransformerConfig) -> None:
+def _require_hub_model(config: NucleotideTransformerConfig, *, is_segment: bool) -> None:
     """The hub's code knows two kinds of models; a file it would read as another one is not written."""
     fixed: dict[str, tuple[Any, Any]] = {
         "embed_scale": (config.embed_scale, 1.0),
         "add_bias_kv": (config.add_bias_kv, False),
         "pre_layer_norm": (config.pre_layer_norm, True),
-        "rescaling_factor": (config.rescaling_factor, None),
+        "rescaling_factor": (None if is_segment else config.rescaling_factor, None),
+        "unet_levels": (config.unet_levels, 2),
         "head width": (config.head_width * config.num_attention_heads, config.hidden_size),
         "position_embedding_type": (config.position_embedding_type in ("absolute", "rotary"), True),
         "ffn_activation": (
@@ -188,6 +200,7 @@ _ARCHITECTURES = {
     "lm": "EsmForMaskedLM",
     "sequence": "EsmForSequenceClassification",
     "token": "EsmForTokenClassification",
+    "segmentation": "SegmentNT",
     "none": "EsmModel",
 }
 
@@ -198,7 +211,8 @@ def hub_files(
     """config.json and the tokenizer files as the hub repositories hold them (sheet 1.3)."""
     if head not in _ARCHITECTURES:
         raise ConfigError(f"head: the published layout has {', '.join(_ARCHITECTURES)}, got {head!r}")
-    _require_hub_model(config)
+    is_segment = head == "segmentation"
+    _require_hub_model(config, is_segment=is_segment)
     values: dict[str, Any] = {
         "add_bias_fnn": config.add_bias_fnn,
         "architectures": [_ARCHITECTURES[head]],
@@ -225,7 +239,11 @@ def hub_files(
         "vocab_list": None,
         "vocab_size": config.vocab_size,
     }
-    if config.use_glu_in_ffn:  # transformers has no such model; its own code comes with the published repositories
+    if is_segment:
+        code = {"AutoConfig": "segment_nt_config.SegmentNTConfig", "AutoModel": "modeling_segment_nt.SegmentNT"}
+        facts = {"rescaling_factor": config.rescaling_factor, "num_layers_head": config.num_layers_head}
+        values |= {"auto_map": code, "features": list(labels), **facts}
+    elif config.use_glu_in_ffn:  # transformers has no such model; its own code comes with the published repositories
         names = {"MaskedLM": "lm", "TokenClassification": "token", "SequenceClassification": "sequence"}
         classes = {f"AutoModelFor{name}": f"modeling_esm.{_ARCHITECTURES[kind]}" for name, kind in names.items()}
         values["auto_map"] = {"AutoConfig": "esm_config.EsmConfig", **classes}

@@ -17,7 +17,9 @@ from chargaff.nn.packing import Packing, pack, packing_of, unpack
 from chargaff.nn.pooling import pool
 from chargaff.nn.rotary import half_turns, rotate_halves
 from chargaff.nn.stack import run_block
+from chargaff.nn.unet1d import SegmentationHead
 from chargaff.ops.attention import attention
+from chargaff.seq.grid import Grid
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": partial(F.gelu, approximate="tanh"),
@@ -27,6 +29,10 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "sin": torch.sin,
 }
+
+
+SEGMENT_BP = 6
+"""Bases that a segmentation head labels for each token, whatever the vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +256,7 @@ class NucleotideTransformer(nn.Module):
         self.config = config
         self.width = config.hidden_size
         self.num_heads = config.num_attention_heads
-        self.rule = InputRule(max_tokens=config.max_tokens, padding="masked", needs_special=True)
+        self.rule = _input_rule(config)
         self.checkpointing = False
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
@@ -309,14 +315,14 @@ class NucleotideTransformer(nn.Module):
 
     def _enter(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Places]:
         """The stream as the blocks take it: packed where there is padding, unless pads shall be computed too."""
-        packing = None
+        packing, length = None, x.shape[1]
         if mask is not None and self.config.pads == "packed" and not self.config.add_bias_kv:
             packing = packing_of(mask)
             x, mask = pack(x, packing), None
         turns = None
         if self.config.is_rotary:
             positions = torch.arange(x.shape[1], device=x.device) if packing is None else packing.positions
-            turns = half_turns(positions, self.config.head_width, self.config.rotary_base)
+            turns = half_turns(positions, self.config.head_width, self.config.rotary_base_for(length))
         return x, Places(None if mask is None else mask.bool(), packing, turns)
 
     def _leave(self, x: Tensor, places: Places) -> Tensor:
@@ -347,6 +353,17 @@ class NucleotideTransformer(nn.Module):
                 "k-mer tokens of k bases, N and leftover bases one each): read the sequence in windows, as `chargaff "
                 "embed` does"
             )
+
+
+def _input_rule(config: NucleotideTransformerConfig) -> InputRule:
+    """Where the rotation follows from the length, or every base gets its label, rows cannot be padded or hold N."""
+    is_rescaled = config.rescale_beyond_tokens is not None
+    return InputRule(
+        max_tokens=None if is_rescaled else config.max_tokens,
+        padding="never" if is_rescaled else "masked",
+        n_bases="forbidden" if config.features else "token",
+        needs_special=True,
+    )
 
 
 class LmHead(nn.Module):
@@ -397,6 +414,24 @@ class TokenClassifier(nn.Linear):
         return super().forward(F.dropout(encoded.hidden, self.dropout, self.training))
 
 
+def _kmer_grid(length_bp: int) -> Grid:
+    return Grid(0, SEGMENT_BP, length_bp // SEGMENT_BP)
+
+
+def segmentation_head(config: NucleotideTransformerConfig, backbone: nn.Module, num_outputs: int) -> SegmentationHead:
+    """On the states of the 6-mers, without <cls>."""
+    return SegmentationHead(
+        config.hidden_size,
+        config.hidden_size,
+        num_outputs,
+        state_grid=_kmer_grid,
+        token_bp=SEGMENT_BP,
+        levels=config.unet_levels,
+        num_layers=config.num_layers_head,
+        num_special=1,
+    )
+
+
 @torch.no_grad()
 def init_weights(module: nn.Module, config: NucleotideTransformerConfig) -> None:
     """Fresh weights for a backbone or a head, from torch's global generator (sheet 3.3, the torch classes).
@@ -406,7 +441,11 @@ def init_weights(module: nn.Module, config: NucleotideTransformerConfig) -> None
     | matrices, embeddings | normal(0, 0.02) |
     | biases, the learned key and value | 0 |
     | norms | 1 and 0 |
+    | a segmentation head | its own |
     """
+    if isinstance(module, SegmentationHead):
+        module.reset_parameters()
+        return
     for child in module.modules():
         if isinstance(child, nn.Linear | nn.Embedding):
             nn.init.normal_(child.weight, std=0.02)
