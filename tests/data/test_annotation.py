@@ -101,7 +101,7 @@ def test_labels_equal_those_of_a_loop_over_random_spans():
     for _ in range(50):
         contig, start = rng.integers(0, 3, 20), rng.integers(0, 90, 20)
         end = start + rng.integers(1, 15, 20)
-        found = Annotation(["x"], ["a", "b", "c"], [(contig, start, end)])
+        found = Annotation(["x"], [(contig, start, end)])
         for number in range(3):
             expected = np.zeros(120, np.uint8)
             for c, s, e in zip(contig, start, end, strict=True):

@@ -89,13 +89,10 @@ def opposite_elements(names: Sequence[str]) -> tuple[int, ...]:
 class Annotation:
     """Where each element is on the contigs of one genome; picklable."""
 
-    def __init__(
-        self, elements: Sequence[str], contigs: Sequence[str], spans: Sequence[tuple[Ints, Ints, Ints]]
-    ) -> None:
+    def __init__(self, elements: Sequence[str], spans: Sequence[tuple[Ints, Ints, Ints]]) -> None:
         """Spans of each element as (contig numbers, starts, ends), in any order; they may overlap."""
         self.elements = tuple(elements)
         self._spans = [_merged(*part) for part in spans]
-        self._contigs = tuple(contigs)
 
     def spans(self, element: int, contig: int) -> tuple[Ints, Ints]:
         """(starts, ends) of an element's disjoint stretches on a contig, ascending."""
@@ -142,7 +139,7 @@ def read_annotation(path: str | os.PathLike[str], elements: Sequence[str], genom
                 f"{regions.source}: no {element.name} on the contigs of {genome.path}; the file holds {known}; "
                 f"derived from exons or CDS of transcripts: {', '.join(DERIVED)}"
             )
-    return Annotation(elements, genome.contigs, spans)
+    return Annotation(elements, spans)
 
 
 def _types(regions: Regions) -> list[str]:
