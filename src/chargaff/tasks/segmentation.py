@@ -163,7 +163,7 @@ class SegmentationMetrics:
             row = _scores(counts[number, 1], counts[number, 0])
             if self._overlap is not None:
                 score, norm = self._overlap[number]
-                row["sov"] = 100 * score / norm if norm else nan
+                row["sov"] = float(100 * score / norm) if norm else nan
             found[name] = row
         return found
 
