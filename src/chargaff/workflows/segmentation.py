@@ -153,8 +153,8 @@ def make_task(ready: Segmenting, model: Model, *, is_segmental: bool = False) ->
 def train_segmentation(run: SegmentationRun, *, resume: bool = True) -> FinetuneResult:
     """Trains once per seed, keeps each repetition's best weights by the monitored metric, and tests these once.
 
-    The folder gets `results.parquet` (a row per seed), `elements.parquet` (one per seed, split and element), `seed-<k>/`
-    (see `train.fit.fit`) and `model/` (the best seed's best weights).
+    The folder gets `results.parquet` (a row per seed), `elements.parquet` (one per seed, split and element),
+    `seed-<k>/` (see `train.fit.fit`) and `model/` (the best seed's best weights).
 
     Raises:
         TrainingInterrupted: Ctrl-C or SIGTERM; the message holds the command that goes on.
