@@ -10,7 +10,7 @@ from chargaff.cli.main import ExitCode, main
 from chargaff.hub.load import load
 from chargaff.io.tables import read_table
 from chargaff.train.runs import SegmentationRun, load_finetune_run
-from chargaff.workflows.segmentation import open_segmenting
+from chargaff.workflows.finetune_segmentation import open_segmenting
 
 RUN = """
 [model]
