@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from chargaff.data.tiling import Frame, blend_weights, known_places, merged_places, plan_pieces
+from chargaff.data.tiling import Frame, Place, blend_weights, find_places, merge_intervals, plan_pieces
 from chargaff.errors import ConfigError
 from chargaff.seq.interval import Interval
 
@@ -17,8 +17,8 @@ def covered(pieces, contig):
             first, last = max(start, piece.start), min(start + piece.answered_bp, piece.end)
             seen[first - piece.start : last - piece.start] += 1
         for place, times in enumerate(seen.tolist(), piece.start):
-            assert (piece.contig, place) not in count
-            count[piece.contig, place] = times
+            assert (piece.place.contig, place) not in count
+            count[piece.place.contig, place] = times
     return {place: times for (name, place), times in count.items() if name == contig}
 
 
@@ -27,7 +27,7 @@ def covered(pieces, contig):
 @pytest.mark.parametrize("overlap", [0, 10, 50])
 def test_every_base_of_a_contig_is_answered(length, piece, overlap):
     frame = Frame(100, multiple_bp=10)
-    pieces = plan_pieces([Interval("a", 0, length)], {"a": length}, frame, overlap_bp=overlap, piece_bp=piece)
+    pieces = plan_pieces([Place("a", 0, length, 0, length)], frame, overlap_bp=overlap, piece_bp=piece)
     assert sorted(covered(pieces, "a")) == list(range(length))
     assert min(covered(pieces, "a").values()) >= 1
     for part in pieces:
@@ -38,7 +38,7 @@ def test_every_base_of_a_contig_is_answered(length, piece, overlap):
 
 @pytest.mark.parametrize("place", [(0, 1), (499, 500), (40, 60), (30, 470), (0, 500), (250, 251)])
 def test_a_place_has_surroundings(place):
-    pieces = plan_pieces([Interval("a", *place)], {"a": 500}, Frame(100), overlap_bp=20, piece_bp=1000)
+    pieces = plan_pieces([Place("a", *place, 0, 500)], Frame(100), overlap_bp=20, piece_bp=1000)
     (piece,) = pieces
     assert (piece.start, piece.end) == place
     assert min(covered(pieces, "a").values()) >= 1
@@ -48,7 +48,7 @@ def test_a_place_has_surroundings(place):
 
 def test_windows_do_not_depend_on_the_cut_into_pieces():
     def windows(piece):
-        plan = plan_pieces([Interval("a", 7, 993)], {"a": 1000}, Frame(100), overlap_bp=25, piece_bp=piece)
+        plan = plan_pieces([Place("a", 7, 993, 0, 1000)], Frame(100), overlap_bp=25, piece_bp=piece)
         return sorted({start for part in plan for start in part.windows.tolist()})
 
     assert windows(10) == windows(137) == windows(5000)
@@ -56,7 +56,7 @@ def test_windows_do_not_depend_on_the_cut_into_pieces():
 
 def test_models_of_one_input_length_read_beyond_the_contig():
     frame = Frame(400, output_offset_bp=100, output_bp=200, is_fixed=True)
-    pieces = plan_pieces([Interval("a", 0, 333)], {"a": 333}, frame, overlap_bp=40, piece_bp=50)
+    pieces = plan_pieces([Place("a", 0, 333, 0, 333)], frame, overlap_bp=40, piece_bp=50)
     assert min(covered(pieces, "a").values()) >= 1
     assert all(piece.answered_bp == 200 for piece in pieces)
 
@@ -70,17 +70,19 @@ def test_weights_of_neighbours_add_up_to_a_constant():
 
 
 def test_unknown_stretches_are_left_out():
-    places = [Interval("a", 0, 100), Interval("b", 5, 10)]
-    found = list(known_places(places, {"a": [(0, 10), (50, 60), (90, 120)], "b": [(0, 5)]}))
-    assert [(p.contig, p.start, p.end) for p in found] == [("a", 10, 50), ("a", 60, 90), ("b", 5, 10)]
-    assert not list(known_places([Interval("a", 3, 7)], {"a": [(0, 10)]}))
+    intervals, unknown = [Interval("a", 0, 100), Interval("b", 5, 10)], {"a": [(0, 10), (50, 60), (90, 120)]}
+    found = find_places(intervals, {"a": 130, "b": 12}, unknown, crosses_unknown=False)
+    assert found == [Place("a", 10, 50, 10, 50), Place("a", 60, 90, 60, 90), Place("b", 5, 10, 0, 12)]
+    found = find_places(intervals, {"a": 130, "b": 12}, unknown, crosses_unknown=True)
+    assert found[0] == Place("a", 10, 50, 0, 130)
+    assert not find_places([Interval("a", 3, 7)], {"a": 130}, unknown, crosses_unknown=True)
 
 
-def test_overlapping_places_become_one():
-    places = [Interval("b", 1, 5), Interval("a", 10, 20), Interval("a", 15, 30), Interval("a", 30, 31)]
-    assert merged_places(places, ["a", "b"]) == [Interval("a", 10, 31), Interval("b", 1, 5)]
+def test_overlapping_intervals_become_one():
+    intervals = [Interval("b", 1, 5), Interval("a", 10, 20), Interval("a", 15, 30), Interval("a", 30, 31)]
+    assert merge_intervals(intervals, ["a", "b"]) == [Interval("a", 10, 31), Interval("b", 1, 5)]
 
 
 def test_impossible_options_are_named():
     with pytest.raises(ConfigError, match="overlap-bp"):
-        plan_pieces([Interval("a", 0, 9)], {"a": 9}, Frame(100), overlap_bp=100, piece_bp=10)
+        plan_pieces([Place("a", 0, 9, 0, 9)], Frame(100), overlap_bp=100, piece_bp=10)

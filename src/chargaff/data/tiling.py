@@ -6,7 +6,7 @@ process the pieces are computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,28 +39,36 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Part of a place; the unit of work and of resuming."""
+class Place:
+    """Bases that shall have an answer, and the surroundings that may be read for it."""
 
     contig: str
     start: int
     end: int
+    low: int
+    """First base that may be read."""
+    high: int
+    """End of what may be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Part of a place."""
+
+    place: Place
+    start: int
+    end: int
     windows: Ints
-    """[W] first base that has an answer in each window; may lie before the contig."""
+    """[W] first base that has an answer in each window."""
     answered_bp: int
-    """Bases with an answer in each of these windows."""
+    """Bases with an answer in each of these windows; they may reach beyond what may be read."""
 
 
-def plan_pieces(
-    places: Sequence[Interval], contig_bp: dict[str, int], frame: Frame, *, overlap_bp: int, piece_bp: int
-) -> list[Piece]:
+def plan_pieces(places: Sequence[Place], frame: Frame, *, overlap_bp: int, piece_bp: int) -> list[Piece]:
     """Pieces of at most `piece_bp` that cover each place once.
 
-    Windows of a contig lie side by side, `overlap_bp` shared by neighbours, and stay inside of it as long as it is long
-    enough: the last is moved to end with it. The windows of a place do not depend on how it is cut into pieces.
-
-    Args:
-        places: disjoint, inside of their contigs.
+    Windows lie side by side, `overlap_bp` shared by neighbours, and stay inside of what may be read as long as that is
+    long enough: the last is moved to end with it. The windows of a place do not depend on how it is cut into pieces.
     """
     answered = frame.answered_bp
     if not 0 <= overlap_bp < answered:
@@ -71,30 +79,27 @@ def plan_pieces(
         raise ConfigError(f"piece-bp: expected at least 1, got {piece_bp}")
     pieces = []
     for place in places:
-        starts, width = _windows(place, contig_bp[place.contig], frame, overlap_bp)
+        starts, width = _windows(place, frame, overlap_bp)
         for begin in range(place.start, place.end, piece_bp):
             end = min(begin + piece_bp, place.end)
             ours = starts[(starts < end) & (starts + width > begin)]
-            pieces.append(Piece(place.contig, begin, end, ours, width))
+            pieces.append(Piece(place, begin, end, ours, width))
     return pieces
 
 
-def _windows(place: Interval, length_bp: int, frame: Frame, overlap_bp: int) -> tuple[Ints, int]:
+def _windows(place: Place, frame: Frame, overlap_bp: int) -> tuple[Ints, int]:
     """(first answered bases, answered bases of each) of the windows over a place, with surroundings on both sides."""
-    width = frame.answered_bp
+    width, length_bp = frame.answered_bp, place.high - place.low
     if frame.is_fixed:
-        step = width - overlap_bp
-        first = place.start - overlap_bp // 2
-        return np.arange(first, place.end, step, dtype=np.int64), width
+        return np.arange(place.start - overlap_bp // 2, place.end, width - overlap_bp, dtype=np.int64), width
     if length_bp <= width:
-        return np.zeros(1, np.int64), -(-length_bp // frame.multiple_bp) * frame.multiple_bp
-    begin, end = max(place.start - overlap_bp, 0), min(place.end + overlap_bp, length_bp)
+        return np.array([place.low], np.int64), -(-length_bp // frame.multiple_bp) * frame.multiple_bp
+    begin, end = max(place.start - overlap_bp, place.low), min(place.end + overlap_bp, place.high)
     missing = width - (end - begin)
     if missing > 0:  # a short place stands in the middle of its window
-        begin = min(max(begin - missing // 2, 0), length_bp - width)
-        return np.array([begin], np.int64), width
+        return np.array([min(max(begin - missing // 2, place.low), place.high - width)], np.int64), width
     starts = np.arange(begin, end - width, width - overlap_bp, dtype=np.int64)
-    return np.append(starts, min(max(end - width, 0), length_bp - width)), width
+    return np.append(starts, min(max(end - width, place.low), place.high - width)), width
 
 
 def blend_weights(width: int, overlap_bp: int) -> NDArray[np.float32]:
@@ -107,31 +112,39 @@ def blend_weights(width: int, overlap_bp: int) -> NDArray[np.float32]:
     return weight
 
 
-def known_places(places: Sequence[Interval], unknown: dict[str, Sequence[tuple[int, int]]]) -> Iterator[Interval]:
-    """The places without the stretches of unknown bases.
+def find_places(
+    intervals: Sequence[Interval],
+    contig_bp: Mapping[str, int],
+    unknown: Mapping[str, Sequence[tuple[int, int]]],
+    *,
+    crosses_unknown: bool,
+) -> list[Place]:
+    """The intervals without their stretches of unknown bases.
 
     Args:
+        intervals: disjoint.
         unknown: contig -> (start, end) of each stretch, ascending and disjoint.
+        crosses_unknown: whether such stretches may be read as surroundings.
     """
-    for place in places:
-        begin = place.start
-        for start, end in unknown.get(place.contig, ()):
-            if end <= begin or start >= place.end:
-                continue
-            if start > begin:
-                yield Interval(place.contig, begin, start)
-            begin = max(begin, end)
-        if begin < place.end:
-            yield Interval(place.contig, begin, place.end)
+    found = []
+    for interval in intervals:
+        size, holes = contig_bp[interval.contig], unknown.get(interval.contig, ())
+        edges = [0, *(edge for hole in holes for edge in hole), size]
+        for low, high in zip(edges[::2], edges[1::2], strict=True):  # what is known
+            start, end = max(low, interval.start), min(high, interval.end)
+            if start < end:
+                low, high = (0, size) if crosses_unknown else (low, high)
+                found.append(Place(interval.contig, start, end, low, high))
+    return found
 
 
-def merged_places(places: Sequence[Interval], order: Sequence[str]) -> list[Interval]:
-    """Places without strand, overlapping and touching ones made one, in the order of the contigs."""
+def merge_intervals(intervals: Sequence[Interval], order: Sequence[str]) -> list[Interval]:
+    """Intervals without strand, overlapping and touching ones made one, in the order of the contigs."""
     rank = {name: number for number, name in enumerate(order)}
     found: list[Interval] = []
-    for place in sorted(places, key=lambda item: (rank[item.contig], item.start, item.end)):
-        if found and found[-1].contig == place.contig and place.start <= found[-1].end:
-            found[-1] = Interval(place.contig, found[-1].start, max(found[-1].end, place.end))
+    for item in sorted(intervals, key=lambda item: (rank[item.contig], item.start, item.end)):
+        if found and found[-1].contig == item.contig and item.start <= found[-1].end:
+            found[-1] = Interval(item.contig, found[-1].start, max(found[-1].end, item.end))
         else:
-            found.append(Interval(place.contig, place.start, place.end))
+            found.append(Interval(item.contig, item.start, item.end))
     return found
