@@ -149,7 +149,7 @@ def test_files_agree_with_each_other(model, fasta, tmp_path):
     assert np.allclose(values[:300], [found["two"][place][1] for place in range(300)], atol=0.006)
     bed, gff = read_bed(folder / "calls.bed"), read_gff(folder / "calls.gff3")
     assert list(bed) == list(gff)
-    assert {strand for strand in bed.strands} <= set(Strand)
+    assert set(bed.strands) <= set(Strand)
     assert (bed.ends - bed.starts >= 3).all()
     for row in range(len(bed)):
         number = ELEMENTS.index(bed.columns["name"][row])
