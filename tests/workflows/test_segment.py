@@ -1,5 +1,6 @@
 """`chargaff segment`: every base answered the same however the work is cut; files agree; bad input is named."""
 
+import importlib.util
 import json
 import random
 import shutil
@@ -144,7 +145,7 @@ def test_files_agree_with_each_other(model, fasta, tmp_path):
     ]  # fmt: skip
     found = probabilities(job)
     track = pybigtools.open(str(folder / "bigwig" / "CDS_reverse.bw"))
-    values = track.values("two", 0, 850)
+    values = track.values("two", 0, 850, fillna=None)
     assert np.isnan(values[300:550]).all()
     assert np.allclose(values[:300], [found["two"][place][1] for place in range(300)], atol=0.006)
     bed, gff = read_bed(folder / "calls.bed"), read_gff(folder / "calls.gff3")
@@ -290,3 +291,34 @@ def test_a_killed_run_goes_on(saved, tmp_path):
     assert (tmp_path / "out" / "segment.json").exists()
     assert load(saved).spec.labels == ELEMENTS
     shutil.rmtree(tmp_path / "out")
+
+
+needs_igv = pytest.mark.skipif(
+    importlib.util.find_spec("igv_notebook") is None, reason="igv-notebook, which brings igv.js, is not installed"
+)
+
+
+@needs_igv
+def test_the_command_ends_with_a_page_and_figures(saved, fasta, tmp_path):
+    exons = [(100, 200), (300, 450)]
+    lines = [f"one\tx\texon\t{a + 1}\t{b}\t.\t+\t.\tParent=t1" for a, b in exons]
+    (tmp_path / "a.gff3").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "out"
+    words = ["segment", str(saved), str(fasta), "-o", str(out), "--annotation", str(tmp_path / "a.gff3")]
+    assert main(words) == ExitCode.DONE
+    page = (out / "index.html").read_text()
+    for text in ("CDS+", "a.gff3", '"exons": [{"start": 100, "end": 200}, {"start": 300, "end": 450}]', "tiny"):
+        assert text in page
+    figures = sorted(path.name for path in (out / "figures").iterdir())
+    assert figures == [
+        f"{name}.{ending}" for name in ("one_1-1500", "tiny_1-20", "two_1-850") for ending in ("pdf", "png")
+    ]
+    assert (out / "figures" / "one_1-1500.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_an_annotation_of_another_assembly_is_refused_before_any_work(saved, fasta, tmp_path, capsys):
+    (tmp_path / "a.gff3").write_text("chrX\tx\texon\t1\t5\t.\t+\t.\tParent=t\n")
+    words = ["segment", str(saved), str(fasta), "-o", str(tmp_path / "out"), "--annotation", str(tmp_path / "a.gff3")]
+    assert main(words) == ExitCode.USER_ERROR
+    assert "chrX" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

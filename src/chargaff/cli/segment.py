@@ -1,13 +1,19 @@
 """`chargaff segment`: which elements each base of a genome belongs to."""
 
+from __future__ import annotations
+
 import logging
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from chargaff.cli.main import progress
 from chargaff.errors import ConfigError
+
+if TYPE_CHECKING:
+    from chargaff.workflows.segment import Probabilities
+    from chargaff.workflows.segment_files import Call
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,6 +32,8 @@ def run(
     threshold: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = ("0.5",),
     min_length_bp: int = 1,
     merge_gap_bp: int = 0,
+    annotation: Path | None = None,
+    page: bool = True,
     dtype: Literal["float32", "bfloat16"] = "float32",
     device: str = "auto",
     batch_tokens: int | None = None,
@@ -36,7 +44,8 @@ def run(
 
     OUTPUT becomes a folder: bigwig/ holds the probability of each element at
     every base, calls.bed and calls.gff3 the stretches above the threshold,
-    summary.parquet counts by contig. A place of any length is read: windows
+    summary.parquet counts by contig, index.html is a page with a genome
+    browser (no network needed) and figures/ the same for print. A place of any length is read: windows
     overlap and their answers are blended. Stretches of unknown bases get no
     answer and are listed in segment.json.
 
@@ -54,6 +63,8 @@ def run(
         threshold: least probability of a called base: a number, and ELEMENT=NUMBER ... for single elements.
         min_length_bp: drop shorter calls.
         merge_gap_bp: join calls with at most this many bases between them.
+        annotation: GFF3, GTF or BED of what is known, to be shown beside the answers.
+        page: write index.html and figures/.
         dtype: of matrix products.
         device: auto, cpu, cuda or cuda:N.
         batch_tokens: most tokens read at once. [default: 8192 on a CPU, 131072 on a GPU]
@@ -79,8 +90,18 @@ def run(
     if dry_run:
         print(job.cost())
         return
+    from chargaff.workflows.segment_page import PageOptions, check_page, write_page
+
+    shown = PageOptions(annotation)
+    if page:
+        check_page(job, shown)
+
+    def finish(found: Probabilities, calls: list[Call]) -> None:
+        if page:
+            write_page(job, found, calls, output, shown)
+
     with progress("segmenting", total=job.answered_bp) as advance:
-        record = segment_to_folder(job, output, calling, overwrite=overwrite, on_progress=advance)
+        record = segment_to_folder(job, output, calling, finish=finish, overwrite=overwrite, on_progress=advance)
     for element, count in record["calls"].items():
         print(f"{element}\t{count:,} calls")
     _LOG.info("wrote %s", output)

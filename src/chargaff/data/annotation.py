@@ -142,6 +142,22 @@ def read_annotation(path: str | os.PathLike[str], elements: Sequence[str], genom
     return Annotation(elements, spans)
 
 
+def transcripts_of(regions: Regions) -> list[tuple[str, str, str, list[tuple[int, int]]]]:
+    """(name, contig, strand, ascending exons or else coding parts) of each transcript; [] in a file without."""
+    if "attributes" not in regions.columns:
+        return []
+    types = _types(regions)
+    kind = "exon" if "exon" in types else "CDS"
+    chosen = regions.select([name == kind for name in types])
+    owners, parents = chosen.attribute("transcript_id"), chosen.attribute("Parent")
+    groups: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
+    for place, owner, parent in zip(chosen, owners, parents, strict=True):
+        if owner or parent:
+            key = str(owner or parent), place.contig, place.strand.value
+            groups.setdefault(key, []).append((place.start, place.end))
+    return [(*key, sorted(set(places))) for key, places in groups.items()]
+
+
 def _types(regions: Regions) -> list[str]:
     """Of each line: the feature type, or the name in a BED file or table."""
     for column in ("type", "name"):

@@ -85,12 +85,16 @@ def segment_to_folder(
     folder: Path,
     options: CallOptions | None = None,
     *,
+    finish: Callable[[Probabilities, list[Call]], None] = lambda found, calls: None,
     overwrite: bool = False,
     on_progress: Callable[[int], None] = lambda bases: None,
 ) -> dict[str, Any]:
     """Annotates the genome and writes `bigwig/<element>.bw`, `calls.bed`, `calls.gff3` and `summary.parquet`.
 
     Called again after an interruption it goes on. `segment.json`, written last, says what was done.
+
+    Args:
+        finish: called with probabilities and calls while the former are still there, to write more into the folder.
 
     Returns:
         The content of `segment.json`.
@@ -115,6 +119,7 @@ def segment_to_folder(
             rows += _summary(job, found, number, ours, options)
         _write_calls(job, folder, calls)
         _write_summary(job, folder / SUMMARY, rows)
+        finish(found, calls)
         record = _record(job, options, calls)
         write_manifest(folder, MANIFEST, record)
         shutil.rmtree(folder / PARTS)
