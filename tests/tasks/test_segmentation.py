@@ -5,9 +5,9 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score, matthews_corrcoef
 
-from chargaff.data.annotated import NOT_LABELLED, AnnotatedWindows
+from chargaff.data.annotated import AnnotatedWindows
 from chargaff.data.annotation import Annotation
-from chargaff.data.batch import Batch
+from chargaff.data.batch import NOT_LABELLED, Batch
 from chargaff.data.loader import Collate, TokenRule
 from chargaff.data.rng import SampleRng
 from chargaff.data.sources import open_windows

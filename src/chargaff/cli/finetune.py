@@ -31,9 +31,13 @@ def run(
         dry_run: print the resolved run, and the time and memory it would take.
     """
     from chargaff.config import to_toml
-    from chargaff.train.runs import SegmentationRun, load_finetune_run
     from chargaff.workflows.finetune import finetune, open_finetuning
-    from chargaff.workflows.finetune_segmentation import open_segmenting, train_segmentation
+    from chargaff.workflows.finetune_segmentation import (
+        SegmentationRun,
+        load_finetune_run,
+        open_segmenting,
+        train_segmentation,
+    )
 
     repeats = () if seeds is None else (f"train.seeds={seeds}",)
     settings = load_finetune_run(run_file, (*words, *repeats))

@@ -8,11 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from chargaff.data.annotation import Annotation
-from chargaff.data.batch import Example
+from chargaff.data.batch import NOT_LABELLED, Example
 from chargaff.data.sources import GenomeWindows
-
-NOT_LABELLED = 255
-"""Label of a base that does not count, such as what fills up a short contig."""
 
 
 class AnnotatedWindows:

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from chargaff.seq.interval import Interval
 
+NOT_LABELLED = 255
+"""Label of a base that does not count, such as what fills up a short contig."""
+
 
 @dataclass(frozen=True, slots=True)
 class Example:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chargaff.errors import DependencyError
+from chargaff.io.streams import open_input
 from chargaff.report.pictures import SERIES
 
 
@@ -104,7 +105,8 @@ def igv_script() -> str:
     path = Path(package.origin).parent / "js" / "igv.min.js"
     if not path.is_file():
         raise DependencyError(f"a page with a genome browser needs igv.js, which is not at {path}: update igv-notebook")
-    return path.read_text(encoding="utf-8")
+    with open_input(path) as file:
+        return file.read().decode("utf-8")
 
 
 def _config(page: GenomePage) -> dict[str, Any]:

@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chargaff.data.annotated import NOT_LABELLED
 from chargaff.data.augment import RC_STREAM, mirror, reverse_complement
-from chargaff.data.batch import Batch
+from chargaff.data.batch import NOT_LABELLED, Batch
 from chargaff.data.rng import SampleRng
 from chargaff.errors import ConfigError
 from chargaff.model import Model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -20,17 +20,20 @@ from chargaff.io.fasta import Genome
 from chargaff.io.regions import read_bed
 from chargaff.io.writers import Column, open_writer
 from chargaff.model import Model
+from chargaff.seq.interval import Interval
 from chargaff.tasks.segmentation import SegmentationMetrics, SegmentationTask
 from chargaff.train.config import TrainSpec, is_rising, stages_of
 from chargaff.train.evaluate import evaluate
 from chargaff.train.fit import fit, is_first_process, plan_steps
 from chargaff.train.log import VALID, read_log
-from chargaff.train.runs import AnnotationTable, SegmentationRun
+from chargaff.train.runs import AnnotationTable, SegmentationRun, load_finetune_run
 from chargaff.workflows.cost import Cost
 from chargaff.workflows.finetune import FinetuneResult
 from chargaff.workflows.pretrain import step_cost
 from chargaff.workflows.provenance import provenance
 from chargaff.workflows.training import open_model, record_run, resumable
+
+__all__ = ["SegmentationRun", "Segmenting", "load_finetune_run", "open_segmenting", "train_segmentation"]
 
 log = logging.getLogger(__name__)
 
@@ -95,38 +98,34 @@ def open_segmenting(run: SegmentationRun) -> Segmenting:
     return ready
 
 
-def _windows(data: AnnotationTable, length_bp: int, split: str) -> GenomeWindows:
-    """Of one split; test regions are cut into windows side by side, and no other window touches them."""
+def _windows(data: AnnotationTable, length_bp: int, split: Literal["train", "valid", "test"]) -> GenomeWindows:
+    """Of one split. What is for testing is cut into windows side by side, and no other window touches it."""
     genome = Genome(data.fasta)
-    partition = Partition(data.valid_contigs, data.test_contigs, data.valid_fraction)
-    if data.test_regions is None:
-        return open_windows(
-            data.fasta,
-            length_bp,
-            split=cast(Any, split),
-            partition=partition,
-            exclude=data.exclude if split != "test" else None,
-            exclude_species=data.exclude_species,
-            max_unknown_fraction=data.max_unknown_fraction,
-        )
-    regions = read_bed(data.test_regions)
-    ids = regions.contig_ids(genome)
+    places = _test_places(data, genome)
     if split == "test":
-        starts = [np.arange(place.start, max(place.end - length_bp, place.start) + 1, length_bp) for place in regions]
-        contig = np.repeat(ids, [len(part) for part in starts])
-        unknown = data.max_unknown_fraction
-        return GenomeWindows(genome, contig, np.concatenate(starts), window_bp=length_bp, max_unknown_fraction=unknown)
-    whole = open_windows(
+        starts = [np.arange(place.start, max(place.end - length_bp, place.start) + 1, length_bp) for place in places]
+        contig = np.repeat([genome.contig_id(place.contig) for place in places], [len(part) for part in starts])
+        start = np.concatenate(starts)
+        return GenomeWindows(genome, contig, start, window_bp=length_bp, max_unknown_fraction=data.max_unknown_fraction)
+    found = open_windows(
         data.fasta,
         length_bp,
-        split=cast(Any, split),
-        partition=partition,
+        split=split,
+        partition=Partition(data.valid_contigs, (), data.valid_fraction),
         exclude=data.exclude,
         exclude_species=data.exclude_species,
         max_unknown_fraction=data.max_unknown_fraction,
     )
-    contig, start = whole.places(np.arange(len(whole)))
-    return GenomeWindows(genome, contig, start, window_bp=length_bp, exclude=list(regions))
+    contig, start = found.places(np.arange(len(found)))
+    return GenomeWindows(genome, contig, start, window_bp=length_bp, exclude=places)
+
+
+def _test_places(data: AnnotationTable, genome: Genome) -> list[Interval]:
+    if data.test_regions is None:
+        return [Interval(name, 0, int(genome.lengths_bp[genome.contig_id(name)])) for name in data.test_contigs]
+    regions = read_bed(data.test_regions)
+    regions.contig_ids(genome)
+    return list(regions)
 
 
 def make_task(ready: Segmenting, model: Model, *, is_segmental: bool = False) -> SegmentationTask:

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,7 +20,8 @@ from chargaff.data.windows import plan_batches
 from chargaff.errors import ConfigError, InputError
 from chargaff.families.protocol import Backbone, InputRule
 from chargaff.hub.load import load
-from chargaff.io.atomic import read_manifest, write_atomically, write_manifest
+from chargaff.io.arrays import map_array, write_array
+from chargaff.io.atomic import read_manifest, write_manifest
 from chargaff.io.fasta import Genome
 from chargaff.io.regions import read_regions
 from chargaff.model import Model, autocast, evaluating
@@ -271,9 +271,7 @@ def run_segmenting(
     found = Probabilities(job, parts)
     for number, part in enumerate(job.parts):
         if not found.path(number).exists():
-            stream = BytesIO()
-            np.save(stream, np.concatenate(compute_part(job, part), axis=1).astype(np.float16))
-            write_atomically(found.path(number), stream.getvalue())
+            write_array(found.path(number), np.concatenate(compute_part(job, part), axis=1).astype(np.float16))
         on_progress(sum(piece.end - piece.start for piece in part))
     return found
 
@@ -291,7 +289,7 @@ class Probabilities:
     def element(self, number: int) -> Iterator[tuple[str, int, NDArray[np.float16]]]:
         """(contig, first base, probabilities) of an element, in the order of the genome; mapped, not read."""
         for index, part in enumerate(self.job.parts):
-            values = np.load(self.path(index), mmap_mode="r")
+            values = map_array(self.path(index))
             offset = 0
             for piece in part:
                 size = piece.end - piece.start

@@ -82,7 +82,7 @@ def check_folder(job: SegmentJob, folder: Path, options: CallOptions, *, overwri
 
 def segment_to_folder(
     job: SegmentJob,
-    folder: Path,
+    folder: str | Path,
     options: CallOptions | None = None,
     *,
     finish: Callable[[Probabilities, list[Call]], None] = lambda found, calls: None,
@@ -102,7 +102,7 @@ def segment_to_folder(
     Raises:
         InputError: the folder holds something else, or cannot be written.
     """
-    options = options or CallOptions()
+    folder, options = Path(folder), options or CallOptions()
     check_folder(job, folder, options, overwrite=overwrite)
     with claim(folder):
         (folder / MANIFEST).unlink(missing_ok=True)

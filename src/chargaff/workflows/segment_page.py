@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from chargaff.data.annotation import transcripts_of
 from chargaff.io.atomic import write_atomically
-from chargaff.io.bigwig import write_bigwig
+from chargaff.io.bigwig import bigwig_bytes
 from chargaff.io.regions import Regions, read_regions
 from chargaff.report.genome import Feature, FeatureTrack, GenomePage, Stretch, ValueTrack, igv_script, render_genome
 from chargaff.report.tracks import Panel, draw_tracks
@@ -121,11 +120,8 @@ def _values(job: SegmentJob, found: Probabilities, place: Interval) -> NDArray[n
 
 
 def _bigwig(job: SegmentJob, values: dict[Interval, NDArray[np.float32]], number: int) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "track.bw"
-        pieces = [(place.contig, place.start, part[number]) for place, part in values.items()]
-        write_bigwig(path, dict(job.genome.lengths), pieces, decimals=2)
-        return path.read_bytes()
+    pieces = [(place.contig, place.start, part[number]) for place, part in values.items()]
+    return bigwig_bytes(dict(job.genome.lengths), pieces, decimals=2)
 
 
 def _write_figures(
@@ -159,11 +155,11 @@ def _features(known: Regions, job: SegmentJob) -> list[Feature]:
 
 def _facts(job: SegmentJob, shown: Sequence[Interval]) -> list[tuple[str, str]]:
     asked = sum(item.end - item.start for item in job.intervals)
-    here = sum(item.end - item.start for item in shown)
+    here, unknown = sum(item.end - item.start for item in shown), asked - job.answered_bp
     facts: list[tuple[str, Any]] = [
         ("genome", os.fspath(job.genome.path)),
         ("model", job.model.spec.name or job.model.spec.family),
-        ("read", f"{job.answered_bp:,} of {asked:,} bp; the rest are stretches of unknown bases"),
+        ("read", f"{job.answered_bp:,} bp" + (f"; {unknown:,} bp of unknown bases have no answer" if unknown else "")),
         ("windows", f"{job.frame.input_bp:,} bp, {job.overlap_bp:,} bp shared, strands: {job.options.strands}"),
     ]
     if here < asked:
