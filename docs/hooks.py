@@ -21,7 +21,7 @@ from rich.console import Console
 import chargaff
 from chargaff.cli.main import build_app
 from chargaff.config import Table
-from chargaff.train.runs import FinetuneRun, PretrainRun, list_recipes
+from chargaff.train.runs import FinetuneRun, PretrainRun, SegmentationRun, list_recipes
 
 WIDTH = 100
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +67,7 @@ def describe_results() -> Iterator[str]:
 def describe_run_files() -> Iterator[str]:
     """A section for each table, nested ones under their dotted name."""
     seen: dict[type[BaseModel], str] = {}
-    for schema in (PretrainRun, FinetuneRun):
+    for schema in (PretrainRun, FinetuneRun, SegmentationRun):
         for name, field in schema.model_fields.items():
             for table in tables_in(field.annotation):
                 yield from describe_table(table, name, seen)

@@ -29,8 +29,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"families.protocol", "generation", "tokenizers"},
     "hub": {"families", "io", "tokenizers", "model", "nn"},
     "data": {"seq", "io", "tokenizers"},
-    # data.rng and data.augment: the keyed random numbers and the device-side augmentation that `Task.prepare` applies
-    "tasks": {"nn", "data.batch", "data.rng", "data.augment", "model", "tokenizers"},
+    # data.rng and data.augment: the keyed random numbers and the device-side augmentation that `Task.prepare` applies;
+    # seq: segments, which are what per-base labels are judged by
+    "tasks": {"nn", "seq", "data.batch", "data.rng", "data.augment", "model", "tokenizers"},
     "train": {"tasks", "data", "hub", "families", "io", "model", "config"},
     "workflows": {*UP_TO_TRAIN, "report"},
     "report": UP_TO_TRAIN,

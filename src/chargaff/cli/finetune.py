@@ -13,7 +13,7 @@ def run(
     resume: bool = True,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Fine-tune a model on labelled sequences as a run file says.
+    """Fine-tune a model on labelled sequences, or on an annotation, as a run file says.
 
     RUN-FILE is a TOML file with the tables [model] [task] [data] [train]
     [out], or the name of a recipe that ships with the package. Words
@@ -31,15 +31,24 @@ def run(
         dry_run: print the resolved run, and the time and memory it would take.
     """
     from chargaff.config import to_toml
-    from chargaff.workflows.finetune import FinetuneRun, finetune, load_run, open_finetuning
+    from chargaff.workflows.finetune import finetune, open_finetuning
+    from chargaff.workflows.finetune_segmentation import (
+        SegmentationRun,
+        load_finetune_run,
+        open_segmenting,
+        train_segmentation,
+    )
 
     repeats = () if seeds is None else (f"train.seeds={seeds}",)
-    settings = load_run(FinetuneRun, run_file, (*words, *repeats))
+    settings = load_finetune_run(run_file, (*words, *repeats))
     if dry_run:
-        ready = open_finetuning(settings)
+        ready = open_segmenting(settings) if isinstance(settings, SegmentationRun) else open_finetuning(settings)
         print(f"{to_toml(ready.run)}\n{ready.describe()}", ready.cost(), sep="\n")
         return
-    result = finetune(settings, resume=resume)
+    if isinstance(settings, SegmentationRun):
+        result = train_segmentation(settings, resume=resume)
+    else:
+        result = finetune(settings, resume=resume)
     if not result.rows:
         return  # a helping process of a run on several devices
     names = [name for name in result.rows[0] if name.startswith(next(iter(result.summary)).partition("_")[0])]

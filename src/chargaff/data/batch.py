@@ -13,7 +13,10 @@ from torch import Tensor
 from chargaff.seq.grid import Grid
 from chargaff.seq.interval import Interval
 
-__all__ = ["Batch", "Example", "Grid", "Source"]
+__all__ = ["NOT_LABELLED", "Batch", "Example", "Grid", "Source"]
+
+NOT_LABELLED = 255
+"""Label of a base that does not count, such as what fills up a short contig."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,8 @@ def _place(length: int, width: int, side: str) -> slice:
 
 
 def _targets(values: list[Any], num_tokens: int, side: str) -> Tensor | None:
-    """None, classes [B] int64, values [B] or [B, outputs] float32, or per-token labels [B, T] int64."""
+    """None, classes [B] int64, values [B] or [B, outputs] float32, per-token labels [B, T] int64, or per-base elements
+    [B, L, elements] uint8 of rows that are equally long."""
     first = values[0]
     if first is None:
         return None
@@ -122,6 +123,8 @@ def _targets(values: list[Any], num_tokens: int, side: str) -> Tensor | None:
         return torch.tensor(values, dtype=torch.int64)
     if np.ndim(first) == 0 or np.asarray(first).dtype.kind == "f":
         return torch.from_numpy(np.asarray(values, dtype=np.float32))
+    if np.ndim(first) == 2:
+        return torch.from_numpy(np.stack(values))
     labels = np.full((len(values), num_tokens), IGNORED_LABEL, dtype=np.int64)
     for target, row in zip(labels, values, strict=True):
         kept = np.asarray(row)[:num_tokens]

@@ -21,7 +21,8 @@ def build_head(
 
     Args:
         kind: "none", "lm", one of the family's own, "sequence" or "token".
-        options: num_outputs; for sequence heads also pooling and bias, for token heads bias. Others are kept as facts.
+        options: num_outputs; for sequence heads also pooling and bias, for token heads bias and opposite (see
+            `TokenHead`). Others are kept as facts.
 
     Raises:
         ConfigError: the family has no such head, or the number of outputs is not given.
@@ -47,10 +48,11 @@ def build_head(
         return own(config, backbone, num_outputs), {**options}
     bias = bool(options.get("bias", True))
     if kind == "token":
-        return TokenHead(backbone.width, num_outputs, bias=bias), {**options, "bias": bias}
+        head = TokenHead(backbone.width, num_outputs, bias=bias, opposite=options.get("opposite", ()))
+        return head, {**options, "bias": bias}
     pooling = str(options.get("pooling", "mean"))
-    head = SequenceHead(backbone.width, num_outputs, pooling=pooling, bias=bias)
-    return head, {**options, "pooling": pooling, "bias": bias}
+    pooled = SequenceHead(backbone.width, num_outputs, pooling=pooling, bias=bias)
+    return pooled, {**options, "pooling": pooling, "bias": bias}
 
 
 def stored_head(family: Family, config: Any, backbone: nn.Module, state: Mapping[str, Tensor]) -> str:

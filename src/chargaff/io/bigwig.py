@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,14 @@ def write_bigwig(
             named.replace(part)
         finally:
             named.unlink(missing_ok=True)
+
+
+def bigwig_bytes(contigs: Mapping[str, int], pieces: Iterable[tuple[str, int, Values]], *, decimals: int = 3) -> bytes:
+    """The content of the file that `write_bigwig` would write."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "track.bw"
+        write_bigwig(path, contigs, pieces, decimals=decimals)
+        return path.read_bytes()
 
 
 def _require_disjoint(pieces: list[tuple[str, int, Values]], contigs: Mapping[str, int]) -> None:

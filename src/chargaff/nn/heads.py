@@ -1,5 +1,7 @@
 """Heads that any backbone can carry: `head(encoded, mask) -> Tensor`, averaging the strands that are there."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -27,10 +29,18 @@ class SequenceHead(nn.Module):
 class TokenHead(nn.Module):
     """One linear layer on every position."""
 
-    def __init__(self, width: int, num_outputs: int, *, bias: bool = True) -> None:
+    def __init__(self, width: int, num_outputs: int, *, bias: bool = True, opposite: Sequence[int] = ()) -> None:
+        """
+        Args:
+            opposite: for each output the one that means the same on the other strand ("gene+" and "gene-"); (): itself.
+        """
         super().__init__()
         self.linear = nn.Linear(width, num_outputs, bias=bias)
+        self.opposite = list(opposite)
 
     def forward(self, encoded: Encoded, mask: Tensor | None = None) -> Tensor:
-        """[B, T, num_outputs]; with two strands the mean of both outputs."""
-        return _strand_mean(tuple(self.linear(part) for part in pool_strands(encoded, mask, "none")))
+        """[B, T, num_outputs]; with two strands the mean of both outputs, each strand's own taken from its own view."""
+        parts = tuple(self.linear(part) for part in pool_strands(encoded, mask, "none"))
+        if len(parts) == 2 and self.opposite:
+            parts = parts[0], parts[1][..., self.opposite]
+        return _strand_mean(parts)

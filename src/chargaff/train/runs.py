@@ -96,6 +96,22 @@ class SequenceTaskTable(Table):
     """Average metrics over batches, as the published code did, instead of scoring all predictions at once."""
 
 
+class SegmentationTaskTable(Table):
+    """Every base: which elements is it in?"""
+
+    kind: Literal["segmentation"]
+    loss: Literal["focal", "cross-entropy"] = "focal"
+    gamma: Annotated[float, Field(ge=0)] = 2.0
+    """Of the focal loss."""
+    balance: Fraction = 0.0
+    """Bases inside of an element weigh (bases outside / bases inside) to this power; 0: all bases weigh the same."""
+    strands: Literal["forward", "augment"] = "forward"
+    """augment: in training either strand, at random; elements of one strand change places. Equivariant models need
+    none of it."""
+    n_as_pad: bool = False
+    """Show N as padding, as in pre-training, instead of as its own token."""
+
+
 class GenomeTable(Table):
     """Windows of a genome."""
 
@@ -166,6 +182,41 @@ class FilesTable(TokensTable):
     """How training rows are divided by a seed: as torch's random_split, or as train_test_split of `datasets`."""
 
 
+class AnnotationTable(Table):
+    """Windows of a genome and what an annotation says about each base."""
+
+    kind: Literal["annotation"]
+    fasta: Path
+    annotation: Path
+    """GFF3, GTF, or BED whose fourth column names the element."""
+    elements: Names
+    """type, type[attribute=value], each also with + or -; see `chargaff.data.annotation`."""
+    length_bp: PositiveInt = 1024
+    """Window length in training."""
+    test_length_bp: PositiveInt | None = None
+    """In validation and test; None: as in training."""
+    valid_contigs: tuple[str, ...] = ()
+    test_contigs: tuple[str, ...] = ()
+    valid_fraction: Fraction = 0.0
+    """Share of the windows, in blocks of neighbours, that is evaluated on."""
+    test_regions: Path | None = None
+    """BED file of places to test on, which neither training nor validation sees."""
+    exclude: Path | None = None
+    """List of places that no training may see."""
+    exclude_species: str | None = None
+    """Rows of that list to use."""
+    max_unknown_fraction: Fraction | None = None
+    """Drop windows in which a larger share is none of A, C, G, T."""
+
+    @model_validator(mode="after")
+    def _check(self) -> AnnotationTable:
+        if not (self.valid_contigs or self.valid_fraction):
+            raise ValueError("give valid_contigs or valid_fraction: the best weights are chosen on these windows")
+        if self.test_contigs and self.test_regions:
+            raise ValueError("give test_contigs or test_regions, not both")
+        return self
+
+
 class OutTable(Table):
     """Where the run goes."""
 
@@ -200,7 +251,17 @@ class FinetuneRun(Table):
     out: OutTable
 
 
-Run = TypeVar("Run", PretrainRun, FinetuneRun)
+class SegmentationRun(Table):
+    """A fine-tuning run whose answers are about single bases."""
+
+    model: ModelTable
+    task: SegmentationTaskTable
+    data: AnnotationTable
+    train: FinetuneTrainSpec
+    out: OutTable
+
+
+Run = TypeVar("Run", PretrainRun, FinetuneRun, SegmentationRun)
 
 
 def load_run(schema: type[Run], name: str | Path, words: Sequence[str] = ()) -> Run:
@@ -217,6 +278,13 @@ def load_run(schema: type[Run], name: str | Path, words: Sequence[str] = ()) -> 
         if keys and model.get("name"):
             model["override"] = sorted(keys | set(model.get("override", ())))
     return check_table(schema, values, where=f"{path}: ")
+
+
+def load_finetune_run(name: str | Path, words: Sequence[str] = ()) -> FinetuneRun | SegmentationRun:
+    """`load_run` of what the table [task] says: answers about sequences, or about bases."""
+    task = apply_overrides(read_toml(find_run_file(name)), words).get("task")
+    is_about_bases = isinstance(task, dict) and task.get("kind") == "segmentation"
+    return load_run(SegmentationRun, name, words) if is_about_bases else load_run(FinetuneRun, name, words)
 
 
 def find_run_file(name: str | Path) -> Path:

@@ -11,8 +11,8 @@ the states before every step, which it gets from the same scan over pairs shifte
 from typing import Any
 
 import torch
-import triton  # type: ignore[import-not-found, unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from chargaff.ops.selective_scan.differentiable import Gradients, Inputs

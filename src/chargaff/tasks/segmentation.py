@@ -1,0 +1,204 @@
+"""Which elements each base belongs to (segment sheet 2, 4, 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from math import nan
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from chargaff.data.augment import RC_STREAM, mirror, reverse_complement
+from chargaff.data.batch import NOT_LABELLED, Batch
+from chargaff.data.rng import SampleRng
+from chargaff.errors import ConfigError
+from chargaff.model import Model
+from chargaff.seq.segments import Segments, segment_overlap, segments_of
+from chargaff.tasks.protocol import LossOut
+from chargaff.tasks.token_loss import unknown_as_pad
+from chargaff.tokenizers.protocol import Tokenizer
+
+BINS = 1024
+"""Steps of probability in which areas and calibration are counted."""
+
+
+@dataclass(frozen=True)
+class SegmentationTask:
+    """Every base, every element: is it there? Elements are independent of each other."""
+
+    tokenizer: Tokenizer
+    elements: tuple[str, ...]
+    opposite: tuple[int, ...]
+    """For each element the one it becomes on the other strand."""
+    objective: Literal["focal", "cross-entropy"] = "focal"
+    gamma: float = 2.0
+    """Of the focal loss: how little a base counts that is answered well already."""
+    positive_weights: tuple[float, ...] = ()
+    """Weight of the bases inside of each element; (): 1."""
+    rc_probability: float = 0.0
+    """Of reading a training window from the other strand."""
+    n_as_pad: bool = False
+    is_segmental: bool = False
+    """Also judge segments (SOV), which takes longer."""
+
+    def __post_init__(self) -> None:
+        if self.positive_weights and len(self.positive_weights) != len(self.elements):
+            raise ConfigError(f"task.positive_weights: {len(self.positive_weights)} for {len(self.elements)} elements")
+        if self.rc_probability > 0 and self.tokenizer.complement is None:
+            raise ConfigError("task.strands: augment needs one token per base")
+
+    def head(self, model: Model) -> tuple[str, dict[str, Any]] | None:
+        kind = "token" if self.tokenizer.complement is not None else "segmentation"
+        if model.spec.head in ("token", "segmentation") and model.spec.labels == self.elements:
+            return None
+        options: dict[str, Any] = {"num_outputs": len(self.elements), "problem": "multi-label"}
+        return kind, options | ({"opposite": list(self.opposite)} if kind == "token" else {})
+
+    def prepare(self, batch: Batch, rng: SampleRng, *, is_training: bool) -> Batch:
+        if is_training and self.rc_probability > 0:
+            batch = self._augmented(batch, rng)
+        tokens = unknown_as_pad(batch.tokens, self.tokenizer) if self.n_as_pad else batch.tokens
+        return replace(batch, tokens=tokens)
+
+    def _augmented(self, batch: Batch, rng: SampleRng) -> Batch:
+        assert batch.target is not None
+        is_flipped = rng.coins(batch.index, RC_STREAM, probability=self.rc_probability)
+        complement = torch.as_tensor(self.tokenizer.complement, device=batch.tokens.device)
+        other = reverse_complement(batch.tokens, complement, batch.mask)
+        labels = mirror(batch.target, None)[..., list(self.opposite)]
+        return replace(
+            batch,
+            tokens=torch.where(is_flipped[:, None], other, batch.tokens),
+            target=torch.where(is_flipped[:, None, None], labels, batch.target),
+        )
+
+    def count(self, batch: Batch) -> Tensor:
+        assert batch.target is not None
+        return (batch.target != NOT_LABELLED).sum().float()
+
+    def loss(self, model: Model, batch: Batch) -> LossOut:
+        assert batch.target is not None
+        logits = self.predict(model, batch)
+        counts = batch.target != NOT_LABELLED
+        truth = torch.where(counts, batch.target, 0).float()
+        each = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        if self.objective == "focal":
+            each = (1 - torch.exp(-each)) ** self.gamma * each
+        if self.positive_weights:
+            weight = torch.tensor(self.positive_weights, device=each.device)
+            each = each * torch.where(truth > 0, weight, 1.0)
+        count = self.count(batch)
+        return LossOut((each * counts).sum() / count.clamp_min(1), count, None if model.training else logits)
+
+    def predict(self, model: Model, batch: Batch) -> Tensor:
+        """[B, L, elements] float32 logits."""
+        logits: Tensor | None = model(batch.tokens, batch.mask).logits
+        assert logits is not None
+        return element_logits(logits)
+
+    def metrics(self) -> SegmentationMetrics:
+        return SegmentationMetrics(self.elements, self.is_segmental)
+
+
+def element_logits(logits: Tensor) -> Tensor:
+    """[B, L, elements] float32 log-odds, from those or from the two classes of a published head [B, L, elements, 2]."""
+    logits = logits.float()
+    return logits if logits.dim() == 3 else logits[..., 1] - logits[..., 0]
+
+
+@dataclass
+class SegmentationMetrics:
+    """Counts of probabilities for each element, inside and outside of it; nothing of the size of the genome."""
+
+    elements: tuple[str, ...]
+    is_segmental: bool = False
+    _counts: Tensor | None = None
+    """[elements, 2, BINS] int64."""
+    _loss: list[Tensor] = field(default_factory=list)
+    _overlap: NDArray[np.float64] | None = None
+    """[elements, 2] sums of the segment overlap, and their norm; windows count one by one."""
+
+    def update(self, batch: Batch, out: LossOut) -> None:
+        assert out.outputs is not None
+        assert batch.target is not None
+        probability = out.outputs.detach().float().sigmoid()
+        counts = batch.target != NOT_LABELLED
+        number = torch.arange(len(self.elements), device=probability.device)
+        cell = (probability * BINS).long().clamp_max(BINS - 1) + BINS * (batch.target == 1).long() + 2 * BINS * number
+        found = torch.bincount(cell[counts], minlength=2 * BINS * len(self.elements))
+        found = found.view(len(self.elements), 2, BINS).cpu()
+        self._counts = found if self._counts is None else self._counts + found
+        self._loss.append(torch.stack([out.loss * out.count, out.count]).detach().double().cpu())
+        if self.is_segmental:
+            self._add_segments(probability.cpu().numpy() >= 0.5, batch.target.cpu().numpy())
+
+    def _add_segments(self, called: NDArray[np.bool_], target: NDArray[np.uint8]) -> None:
+        sums = np.zeros((len(self.elements), 2))
+        for row in range(len(called)):
+            counts = target[row, :, 0] != NOT_LABELLED
+            for number in range(len(self.elements)):
+                observed: Segments = segments_of(target[row, counts, number] == 1)
+                sums[number] += segment_overlap(observed, segments_of(called[row, counts, number]))
+        self._overlap = sums if self._overlap is None else self._overlap + sums
+
+    def compute(self) -> dict[str, float]:
+        """loss, and mcc, auprc, f1, jaccard (and sov) averaged over the elements that the rows hold."""
+        table = self.by_element()
+        total, count = torch.stack(self._loss).sum(0).tolist() if self._loss else (0.0, 0.0)
+        names = [name for name in next(iter(table.values())) if name not in ("bases", "threshold")]
+        means = {name: _mean([row[name] for row in table.values()]) for name in names}
+        return {"loss": total / max(count, 1e-30), **means}
+
+    def by_element(self) -> dict[str, dict[str, float]]:
+        """Element -> scores at probability 0.5, area under precision and recall, calibration error, bases inside."""
+        assert self._counts is not None, "no rows were judged"
+        counts = self._counts.double().numpy()
+        found = {}
+        for number, name in enumerate(self.elements):
+            row = _scores(counts[number, 1], counts[number, 0])
+            if self._overlap is not None:
+                score, norm = self._overlap[number]
+                row["sov"] = float(100 * score / norm) if norm else nan
+            found[name] = row
+        return found
+
+    def state(self) -> Any:
+        return self._counts, self._loss, self._overlap
+
+    def merge(self, states: list[Any]) -> None:
+        counts = [state[0] for state in states if state[0] is not None]
+        overlaps = [state[2] for state in states if state[2] is not None]
+        self._counts = torch.stack(counts).sum(0) if counts else None
+        self._loss = [part for state in states for part in state[1]]
+        self._overlap = np.sum(overlaps, axis=0) if overlaps else None
+
+
+def _scores(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> dict[str, float]:
+    """From the bases in each step of probability, [BINS] inside and [BINS] outside of an element."""
+    total, half = inside.sum(), BINS // 2
+    right, wrong = inside[half:].sum(), outside[half:].sum()
+    missed, quiet = total - right, outside[:half].sum()
+    product = (right + wrong) * (right + missed) * (quiet + wrong) * (quiet + missed)
+    above, called = np.cumsum(inside[::-1]), np.cumsum((inside + outside)[::-1])
+    steps = np.diff(above, prepend=0)
+    precision = np.divide(above, called, out=np.zeros_like(above), where=called > 0)
+    middle = (np.arange(BINS) + 0.5) / BINS
+    everything = inside + outside
+    gap = np.abs(inside - middle * everything).reshape(16, -1).sum(1) if everything.sum() else np.zeros(16)
+    return {
+        "mcc": float((right * quiet - wrong * missed) / np.sqrt(product)) if product else 0.0,
+        "auprc": float((steps * precision).sum() / total) if total else nan,
+        "f1": float(2 * right / (2 * right + wrong + missed)) if right + wrong + missed else nan,
+        "jaccard": float(right / (right + wrong + missed)) if right + wrong + missed else nan,
+        "calibration_error": float(gap.sum() / max(everything.sum(), 1)),
+        "bases": float(total),
+    }
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else nan

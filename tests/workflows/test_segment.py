@@ -1,0 +1,324 @@
+"""`chargaff segment`: every base answered the same however the work is cut; files agree; bad input is named."""
+
+import importlib.util
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pybigtools
+import pytest
+import torch
+
+from chargaff.cli.main import ExitCode, main
+from chargaff.data.tiling import Frame
+from chargaff.errors import ConfigError, InputError
+from chargaff.hub.load import create, load
+from chargaff.hub.save import save
+from chargaff.io.fasta import Genome
+from chargaff.io.regions import read_bed, read_gff
+from chargaff.seq.interval import Strand
+from chargaff.tasks.segmentation import SegmentationTask
+from chargaff.train.heads import attach_head
+from chargaff.workflows.segment import PARTS, SegmentOptions, compute_part, plan_segmenting
+from chargaff.workflows.segment_files import CallOptions, segment_to_folder
+
+ELEMENTS, OPPOSITE = ("CDS+", "CDS-", "gene[gene_biotype=lncRNA]"), (1, 0, 2)
+
+
+def make_model(rcps=True, seed=1):
+    model = create("caduceus", {"d_model": 16, "n_layer": 2, "vocab_size": 12, "rcps": rcps}, seed=seed)
+    torch.manual_seed(seed)
+    attach_head(model, SegmentationTask(model.tokenizer, ELEMENTS, OPPOSITE), ELEMENTS)
+    torch.nn.init.normal_(model.head.linear.weight, std=1.5)  # probabilities on both sides of a half
+    model.spec = replace(model.spec, context_bp=200, name="tiny")
+    return model.eval()
+
+
+@pytest.fixture
+def model():
+    return make_model()
+
+
+@pytest.fixture
+def fasta(tmp_path):
+    rng = random.Random(0)
+    one = "".join(rng.choices("ACGT", k=1500))
+    two = "".join(rng.choices("acgt", k=300)) + "N" * 250 + "".join(rng.choices("ACGTN", k=300))
+    path = tmp_path / "g.fa"
+    path.write_text(f">one\n{one}\n>two\n{two}\n>tiny\nGATTACAGATTACAGATTAC\n>none\n{'N' * 500}\n")
+    return path
+
+
+def probabilities(job):
+    """contig -> element -> {base: probability}"""
+    found = {}
+    for part in job.parts:
+        for piece, values in zip(part, compute_part(job, part), strict=True):
+            rows = found.setdefault(piece.place.contig, {})
+            rows |= dict(zip(range(piece.start, piece.end), values.T, strict=True))
+    return found
+
+
+def test_a_window_that_holds_the_contig_is_the_model_itself(model, fasta):
+    job = plan_segmenting(model, fasta, SegmentOptions(window_bp=2000))
+    found = probabilities(job)
+    bases = Genome(fasta).fetch("one")
+    with torch.inference_mode():
+        tokens = torch.from_numpy(model.tokenizer.encode(bases, special=False))[None]
+        expected = model(tokens).logits.sigmoid()[0].numpy()
+    assert np.allclose(np.stack([found["one"][place] for place in range(1500)]), expected, atol=1e-6)
+    assert sorted(found["tiny"]) == list(range(20))
+    assert "none" not in found
+    assert sorted(found["two"]) == [*range(300), *range(550, 850)]
+
+
+@pytest.mark.parametrize("piece_bp", [1, 70, 1000])
+def test_answers_do_not_depend_on_how_the_work_is_cut(model, fasta, piece_bp, tmp_path):
+    (tmp_path / "r.bed").write_text("one\t100\t900\none\t850\t1000\ntwo\t5\t6\n")
+    whole = plan_segmenting(model, fasta, SegmentOptions(), regions=tmp_path / "r.bed")
+    cut = plan_segmenting(model, fasta, SegmentOptions(piece_bp=piece_bp), regions=tmp_path / "r.bed")
+    one, two = probabilities(whole), probabilities(cut)
+    assert {name: sorted(rows) for name, rows in one.items()} == {"one": list(range(100, 1000)), "two": [5]}
+    for name, rows in one.items():
+        for place, values in rows.items():
+            assert np.allclose(values, two[name][place], atol=1e-6)
+
+
+def test_both_strands_are_averaged_with_strands_of_elements_swapped(fasta):
+    model = make_model(rcps=False)
+    forward, both = (
+        probabilities(plan_segmenting(model, fasta, SegmentOptions(strands=strands, window_bp=2000)))["one"]
+        for strands in ("forward", "both")
+    )
+    bases = Genome(fasta).fetch("one")
+    with torch.inference_mode():
+        tokens = torch.from_numpy(model.tokenizer.encode(bases, special=False))[None]
+        other = model(model.reverse_complement(tokens)).logits.sigmoid().flip(1)[0][:, list(OPPOSITE)].numpy()
+    for place in (0, 700, 1499):
+        assert np.allclose(both[place], (forward[place] + other[place]) / 2, atol=1e-6)
+
+
+def test_a_model_of_one_input_length_answers_the_middle(model, fasta):
+    """Windows reach beyond contigs where they must, filled with N; here the frame is given by hand."""
+    job = plan_segmenting(model, fasta, SegmentOptions(window_bp=400))
+    from chargaff.data.tiling import find_places, plan_pieces
+
+    frame = Frame(400, 100, 200, is_fixed=True)
+    places = find_places(job.intervals, dict(job.genome.lengths), job.unknown, crosses_unknown=True)
+    pieces = plan_pieces(places, frame, overlap_bp=40, piece_bp=10_000)
+    fixed = replace(job, frame=frame, overlap_bp=40, parts=tuple((piece,) for piece in pieces))
+    # the tiny model answers all 400 bases: the middle ones count
+    found = probabilities_of_middle(fixed)
+    assert sorted(found["tiny"]) == list(range(20))
+
+
+def probabilities_of_middle(job):
+    class Middle(torch.nn.Module):
+        def __init__(self, head):
+            super().__init__()
+            self.inner = head
+
+        def forward(self, encoded, mask=None):
+            return self.inner(encoded, mask)[:, 100:300]
+
+    head = job.model.head
+    job.model.head = Middle(head)
+    try:
+        return probabilities(job)
+    finally:
+        job.model.head = head
+
+
+def test_files_agree_with_each_other(model, fasta, tmp_path):
+    job = plan_segmenting(model, fasta)
+    folder = tmp_path / "out"
+    record = segment_to_folder(job, folder, CallOptions(min_length_bp=3, merge_gap_bp=2))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "bigwig", "calls.bed", "calls.gff3", "segment.json", "summary.parquet",
+    ]  # fmt: skip
+    found = probabilities(job)
+    track = pybigtools.open(str(folder / "bigwig" / "CDS_reverse.bw"))
+    values = track.values("two", 0, 850, fillna=None)
+    assert np.isnan(values[300:550]).all()
+    assert np.allclose(values[:300], [found["two"][place][1] for place in range(300)], atol=0.006)
+    bed, gff = read_bed(folder / "calls.bed"), read_gff(folder / "calls.gff3")
+    assert list(bed) == list(gff)
+    assert set(bed.strands) <= set(Strand)
+    assert (bed.ends - bed.starts >= 3).all()
+    for row in range(len(bed)):
+        number = ELEMENTS.index(bed.columns["name"][row])
+        inside = [found[bed.contigs[row]][place][number] for place in range(bed.starts[row], bed.ends[row])]
+        assert inside[0] >= 0.499
+        assert inside[-1] >= 0.499
+        assert sum(value < 0.4999 for value in inside) <= len(inside) * 2 / 3
+    table = pq.read_table(folder / "summary.parquet").to_pylist()
+    assert sum(row["calls"] for row in table) == len(bed) == sum(record["calls"].values())
+    assert {row["contig"]: row["answered_bp"] for row in table} == {"one": 1500, "two": 600, "tiny": 20}
+    assert record["unknown"] == {"two": [[300, 550]], "none": [[0, 500]]}
+    assert json.loads((folder / "segment.json").read_text()) == json.loads(json.dumps(record))
+
+
+def test_an_interrupted_run_goes_on(model, fasta, tmp_path, monkeypatch):
+    from chargaff.workflows import segment
+
+    job = plan_segmenting(model, fasta, SegmentOptions(piece_bp=300))
+    done = []
+
+    def stop_after_two(job, part):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(part)
+        return compute_part(job, part)
+
+    monkeypatch.setattr(segment, "compute_part", stop_after_two)
+    folder = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        segment_to_folder(job, folder)
+    assert len(list((folder / PARTS).glob("*.npy"))) == 2
+    assert not (folder / "segment.json").exists()
+    monkeypatch.setattr(segment, "compute_part", lambda job, part: done.append(part) or compute_part(job, part))
+    segment_to_folder(job, folder)
+    assert len(done) == len(job.parts)
+    whole = tmp_path / "whole"
+    segment_to_folder(job, whole)
+    for name in ("calls.bed", "calls.gff3", "bigwig/CDS_forward.bw", "segment.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_pieces_of_another_run_are_not_mixed_in(model, fasta, tmp_path):
+    folder = tmp_path / "out"
+    (folder / PARTS).mkdir(parents=True)
+    (folder / PARTS / "plan.json").write_text(json.dumps({"model": "other"}))
+    with pytest.raises(InputError, match="beginning of another run"):
+        segment_to_folder(plan_segmenting(model, fasta), folder)
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    save(model, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_the_command_writes_a_folder_and_refuses_to_replace_it(saved, fasta, tmp_path, capsys):
+    words = ["segment", str(saved), str(fasta), "-o", str(tmp_path / "out"), "--threshold", "0.4", "CDS+=0.6"]
+    assert main([*words, "--dry-run"]) == ExitCode.DONE
+    assert not (tmp_path / "out").exists()
+    assert main(words) == ExitCode.DONE
+    assert "CDS+\t" in capsys.readouterr().out
+    assert main(words) == ExitCode.USER_ERROR
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == ExitCode.DONE
+    assert json.loads((tmp_path / "out" / "segment.json").read_text())["calling"]["thresholds"] == {"CDS+": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--threshold", "1.5"], "at most 1, got 1.5"),
+        (["--threshold", "0"], "more than 0"),
+        (["--threshold", "x"], "expected a number or ELEMENT=NUMBER"),
+        (["--threshold", "exon=0.3"], "threshold of exon: the model knows CDS+"),
+        (["--overlap-bp", "200"], "overlap-bp"),
+        (["--window-bp", "0"], "window-bp"),
+        (["--regions", "other.bed"], "other.bed:1"),
+        (["--regions", "past.bed"], "is past the end of one"),
+        (["--regions", "missing.bed"], "missing.bed"),
+        (["--regions", "gap.bed"], "nothing but unknown bases"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_work(saved, fasta, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.bed").write_text("chr7\t1\t5\n")
+    (tmp_path / "past.bed").write_text("one\t1\t5000\n")
+    (tmp_path / "gap.bed").write_text("none\t0\t500\n")
+    assert main(["segment", str(saved), "g.fa", "-o", "out", *words]) == ExitCode.USER_ERROR
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_labels_of_bases_is_refused(fasta):
+    model = create("caduceus", {"d_model": 16, "n_layer": 1, "vocab_size": 12}, head="lm", seed=1)
+    with pytest.raises(ConfigError, match="head of caduceus is 'lm'"):
+        plan_segmenting(model, fasta)
+
+
+def test_a_folder_with_other_files_is_left_alone(model, fasta, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "text.tex").write_text("years of work")
+    with pytest.raises(InputError, match="not of segment"):
+        segment_to_folder(plan_segmenting(model, fasta), tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "text.tex").exists()
+
+
+def test_many_small_contigs_become_few_files(model, tmp_path):
+    path = tmp_path / "many.fa"
+    path.write_text("".join(f">c{number}\n{'ACGT' * 5}\n" for number in range(3000)))
+    job = plan_segmenting(model, path, SegmentOptions(piece_bp=10_000))
+    assert len(job.parts) == 6
+    assert job.answered_bp == 60_000
+    record = segment_to_folder(job, tmp_path / "out")
+    assert record["answered_bp"] == 60_000
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(saved, tmp_path):
+    rng = random.Random(1)
+    (tmp_path / "big.fa").write_text(f">one\n{''.join(rng.choices('ACGT', k=4_000_000))}\n")
+    words = [
+        sys.executable,
+        "-m",
+        "chargaff",
+        "segment",
+        str(saved),
+        str(tmp_path / "big.fa"),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    process = subprocess.Popen(words)
+    while not list((tmp_path / "out" / PARTS).glob("*.npy")):
+        time.sleep(0.2)
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert subprocess.run(words, check=False).returncode == 0
+    assert (tmp_path / "out" / "segment.json").exists()
+    assert load(saved).spec.labels == ELEMENTS
+    shutil.rmtree(tmp_path / "out")
+
+
+needs_igv = pytest.mark.skipif(
+    importlib.util.find_spec("igv_notebook") is None, reason="igv-notebook, which brings igv.js, is not installed"
+)
+
+
+@needs_igv
+def test_the_command_ends_with_a_page_and_figures(saved, fasta, tmp_path):
+    exons = [(100, 200), (300, 450)]
+    lines = [f"one\tx\texon\t{a + 1}\t{b}\t.\t+\t.\tParent=t1" for a, b in exons]
+    (tmp_path / "a.gff3").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "out"
+    words = ["segment", str(saved), str(fasta), "-o", str(out), "--annotation", str(tmp_path / "a.gff3")]
+    assert main(words) == ExitCode.DONE
+    page = (out / "index.html").read_text()
+    for text in ("CDS+", "a.gff3", '"exons": [{"start": 100, "end": 200}, {"start": 300, "end": 450}]', "tiny"):
+        assert text in page
+    figures = sorted(path.name for path in (out / "figures").iterdir())
+    assert figures == [
+        f"{name}.{ending}" for name in ("one_1-1500", "tiny_1-20", "two_1-850") for ending in ("pdf", "png")
+    ]
+    assert (out / "figures" / "one_1-1500.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_an_annotation_of_another_assembly_is_refused_before_any_work(saved, fasta, tmp_path, capsys):
+    (tmp_path / "a.gff3").write_text("chrX\tx\texon\t1\t5\t.\t+\t.\tParent=t\n")
+    words = ["segment", str(saved), str(fasta), "-o", str(tmp_path / "out"), "--annotation", str(tmp_path / "a.gff3")]
+    assert main(words) == ExitCode.USER_ERROR
+    assert "chrX" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
