@@ -20,6 +20,7 @@ from chargaff.hub.catalog import get_checkpoint
 from chargaff.hub.load import create, from_tensors, load
 from chargaff.hub.save import export, save
 from chargaff.nn.pooling import pool
+from chargaff.workflows.doctor import check_strands
 from chargaff.workflows.embed import EmbedOptions, embed
 from tests.tokenizers.test_bpe import array, dna, trained
 
@@ -402,6 +403,19 @@ def test_both_strands_are_averaged_after_pooling(pooling):
     assert np.abs(vectors(records, "both") - expected).max() < 1e-5
     windows = EmbedOptions(pooling=pooling, strands="both", window_bp=51, overlap_bp=10)
     assert np.abs(embed(model, records, windows).vectors - embed(model, other, windows).vectors).max() < 1e-5
+
+
+@pytest.mark.parametrize("head", ["lm", "pooler", "sequence", "token"])
+def test_strands_are_compared_by_their_means(head):
+    options = {} if head == "lm" else {"num_outputs": 2}
+    model = create("dnabert2", TINY, head=head, seed=3, **options).eval()
+    model.tokenizer = trained(16)
+    alone, both, *outputs = check_strands(model)
+    assert alone.error > 1e-3
+    assert not alone.is_promised
+    assert both.error < 1e-6
+    assert both.is_promised
+    assert len(outputs) == (head in ("pooler", "sequence"))
 
 
 def test_both_strands_have_no_common_row_for_a_base():
