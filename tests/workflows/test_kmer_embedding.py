@@ -69,7 +69,7 @@ def test_both_strands_are_averaged_after_pooling(model, pooling):
     expected = (embed(model, [short], options).vectors + embed(model, [other], options).vectors) / 2
     np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-5)
     assert turned.vectors.shape == both.vectors.shape
-    with pytest.raises(ConfigError, match="pool them"):
+    with pytest.raises(ConfigError, match="averaged after pooling"):
         embed(model, [short], EmbedOptions(pooling="none", strands="both"))
 
 

@@ -26,7 +26,7 @@ from chargaff.families.protocol import Backbone, InputRule
 from chargaff.model import Model, autocast, evaluating
 from chargaff.nn.encoded import Encoded
 from chargaff.nn.pooling import pool_strands
-from chargaff.seq.alphabet import reverse_complement, upper
+from chargaff.seq.alphabet import Sequence, reverse_complement, upper
 from chargaff.tokenizers.char import CharTokenizer
 from chargaff.tokenizers.protocol import Tokenizer
 from chargaff.workflows.cost import Workload
@@ -100,7 +100,7 @@ class WindowBatch:
     """[B, T] what each position counts in pooling: its bases in the window's kept part; for "mean" the share of its
     bases there, so that tokens count alike; for "mean-all" 1 for every token there and every special token."""
     other: WindowBatch | None = None
-    """The same windows on the other strand, where its tokens do not follow from these."""
+    """The reverse complements of the same windows, where their tokens do not follow from these."""
 
 
 class RowSink(Protocol):
@@ -216,53 +216,59 @@ def prepare_batch(
     tokenizer: Tokenizer, sequences: Sequences, plan: Plan, reading: Reading, windows: NDArray[np.int64]
 ) -> WindowBatch:
     """Reads and tokenises these windows, which become a batch; padding goes to the right."""
-    batch = _stacked(tokenizer, sequences, plan, reading, windows, is_other=False)
+    letters = [_letters(sequences, plan.rows, plan.windows, window) for window in windows]
+    kept = plan.windows.keep_start_bp[windows], plan.windows.keep_stop_bp[windows]
+    batch = _tokenised(tokenizer, windows, letters, kept, reading)
     if reading.strands == "both" and tokenizer.complement is None:
-        batch.other = _stacked(tokenizer, sequences, plan, reading, windows, is_other=True)
+        length = plan.windows.length_bp[windows]
+        mirrored = length - kept[1], length - kept[0]
+        batch.other = _tokenised(tokenizer, windows, map(reverse_complement, letters), mirrored, reading)
     return batch
 
 
-def _stacked(
+def _tokenised(
     tokenizer: Tokenizer,
-    sequences: Sequences,
-    plan: Plan,
-    reading: Reading,
     windows: NDArray[np.int64],
-    *,
-    is_other: bool,
+    letters: Iterable[Sequence],
+    kept_bp: tuple[NDArray[np.int64], NDArray[np.int64]],
+    reading: Reading,
 ) -> WindowBatch:
-    """The windows, or what lies opposite them on the other strand, in its own reading direction."""
-    rows = [
-        _encode(tokenizer, sequences, plan.rows, plan.windows, window, reading, is_other=is_other) for window in windows
-    ]
-    num_tokens = np.array([len(ids) for ids in rows])
-    shape = len(windows), int(num_tokens.max())
+    """The batch of these windows; `kept_bp` are start and end of each window's kept part."""
+    rows = [tokenizer.encode(piece, special=reading.special_tokens) for piece in letters]
+    lengths = np.array([len(ids) for ids in rows])
+    shape = len(rows), int(lengths.max())
     tokens = np.full(shape, tokenizer.pad_id, rows[0].dtype)
     weight = np.zeros(shape, np.float64 if reading.pooling == "mean" else np.int64)
-    for i, (window, ids) in enumerate(zip(windows, rows, strict=True)):
+    for i, (ids, keep_start, keep_stop) in enumerate(zip(rows, *kept_bp, strict=True)):
         tokens[i, : len(ids)] = ids
         covered = tokenizer.token_bp[ids].astype(np.int64)
         end = np.cumsum(covered)
-        keep_start, keep_stop = plan.windows.keep_start_bp[window], plan.windows.keep_stop_bp[window]
-        if is_other:
-            length = plan.windows.length_bp[window]
-            keep_start, keep_stop = length - keep_stop, length - keep_start
         kept = np.clip(np.minimum(end, keep_stop) - np.maximum(end - covered, keep_start), 0, None)
         if reading.pooling == "mean":
             kept = kept / np.maximum(covered, 1)
         weight[i, : len(ids)] = (kept > 0) | (covered == 0) if reading.pooling == "mean-all" else kept
-    mask = np.arange(shape[1]) < num_tokens[:, None]
+    mask = np.arange(shape[1]) < lengths[:, None]
     return WindowBatch(windows, torch.from_numpy(tokens), None if mask.all() else torch.from_numpy(mask), weight)
 
 
 @torch.inference_mode()
 def read_batch(model: Model, batch: WindowBatch, *, reading: Reading) -> Tensor:
     """[B, S, D] float32 pooled states with S = reading.num_strand_rows, or [B, T, D] for pooling "none"."""
+    if batch.other is not None:
+        forward, strands = replace(reading, strands="forward"), (replace(batch, other=None), batch.other)
+        return _combine_strands(tuple(read_batch(model, strand, reading=forward)[:, 0] for strand in strands), reading)
+    tokens = batch.tokens.to(model.device, non_blocking=True)
+    mask = None if batch.mask is None else batch.mask.to(model.device, non_blocking=True)
+    dtype = torch.bfloat16 if reading.dtype == "bfloat16" else None
+    with autocast(model.device, dtype):
+        encoded = _read_strands(model, tokens, mask, reading)
     how = "mean" if reading.pooling == "centre" else reading.pooling  # windows keep no base but the middle
-    parts: tuple[Tensor, ...] = ()
-    for view in (batch,) if batch.other is None else (batch, batch.other):
-        encoded = _read_strands(model, view, reading)
-        parts += pool_strands(encoded, _pool_weight(view, reading, model.device), how)
+    parts = pool_strands(encoded, _pool_weight(batch, reading, model.device), how)
+    return _combine_strands(parts, reading)
+
+
+def _combine_strands(parts: tuple[Tensor, ...], reading: Reading) -> Tensor:
+    """[B, S, D], or [B, T, D] for pooling "none"."""
     if reading.num_strand_rows == 2:
         return torch.stack(parts, 1)
     mean = parts[0] if len(parts) == 1 else (parts[0] + parts[1]) / 2
@@ -297,20 +303,17 @@ def combine_windows(values: NDArray[np.float32], plan: Plan, record: slice, pool
     return mean.astype(np.float32)
 
 
-def _read_strands(model: Model, batch: WindowBatch, reading: Reading) -> Encoded:
-    """Float32 states of the strands asked for, in forward coordinates; of one strand where each has its own tokens."""
-    tokens = batch.tokens.to(model.device, non_blocking=True)
-    mask = None if batch.mask is None else batch.mask.to(model.device, non_blocking=True)
+def _read_strands(model: Model, tokens: Tensor, mask: Tensor | None, reading: Reading) -> Encoded:
+    """Float32 states of the strands asked for, both in forward coordinates."""
     taps = () if reading.layer is None else (f"layer.{reading.layer}",)
-    with autocast(model.device, torch.bfloat16 if reading.dtype == "bfloat16" else None):
-        forward, other = _views(model, model.encode(tokens, mask, taps=taps), reading.layer)
-        if reading.strands == "forward" or model.tokenizer.complement is None:
-            return Encoded(forward.float())
-        if other is None:
-            flipped = None if mask is None else mask.flip(1)
-            again, _ = _views(model, model.encode(model.reverse_complement(tokens), flipped, taps=taps), reading.layer)
-            other = again.flip(1)
-        return Encoded(forward.float(), other.float())
+    forward, other = _views(model, model.encode(tokens, mask, taps=taps), reading.layer)
+    if reading.strands == "forward":
+        return Encoded(forward.float())
+    if other is None:
+        flipped = None if mask is None else mask.flip(1)
+        again, _ = _views(model, model.encode(model.reverse_complement(tokens), flipped, taps=taps), reading.layer)
+        other = again.flip(1)
+    return Encoded(forward.float(), other.float())
 
 
 def _views(model: Model, encoded: Encoded, layer: int | None) -> tuple[Tensor, Tensor | None]:
@@ -338,14 +341,15 @@ def _encode(
     windows: WindowPlan,
     window: int,
     reading: Reading,
-    *,
-    is_other: bool = False,
 ) -> NDArray[Any]:
-    """[T] ids of one window, or of its reverse complement."""
+    """[T] ids of one window."""
+    return tokenizer.encode(_letters(sequences, rows, windows, window), special=reading.special_tokens)
+
+
+def _letters(sequences: Sequences, rows: NDArray[np.int64], windows: WindowPlan, window: int) -> Sequence:
+    """[L] of one window, in upper case."""
     start, length = int(windows.start_bp[window]), int(windows.length_bp[window])
-    letters = sequences.fetch(int(rows[windows.record[window]]), start, start + length)
-    letters = reverse_complement(upper(letters)) if is_other else upper(letters)
-    return tokenizer.encode(letters, special=reading.special_tokens)
+    return upper(sequences.fetch(int(rows[windows.record[window]]), start, start + length))
 
 
 def _batch_rule(model: Model, reading: Reading) -> InputRule:
