@@ -380,6 +380,8 @@ def test_arguments_that_cannot_be_honoured_are_refused(tmp_path):
         AutoModel.from_pretrained(folder, device_map={"backbone": 0, "head": 1})
     with pytest.raises(ConfigError, match="every_n_layers"):
         AutoModel.from_pretrained(folder).activation_checkpointing_enable(every_n_layers=2)
+    with pytest.raises(ConfigError, match="push_to_hub"):
+        AutoModel.from_pretrained(folder).save_pretrained(tmp_path / "up", push_to_hub=True)
     with pytest.raises(ConfigError, match="vocabulary"):
         AutoModel.from_pretrained(folder).resize_token_embeddings(20)
     with pytest.raises(CheckpointError, match=r"match the model"):

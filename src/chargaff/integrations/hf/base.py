@@ -126,7 +126,13 @@ class ChargaffPreTrainedModel(PreTrainedModel):
         return model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """A folder that from_pretrained and `chargaff.load` take back; of tied tensors one is written."""
+        """A folder that from_pretrained and `chargaff.load` take back; of tied tensors one is written.
+
+        Raises:
+            ConfigError: `push_to_hub=True`, which would upload before the folder is complete.
+        """
+        if kwargs.pop("push_to_hub", False):
+            raise ConfigError("save_pretrained: push_to_hub=True would leave model.json behind; use model.push_to_hub(id)")
         state = kwargs.pop("state_dict", None)
         state = dict(self.state_dict() if state is None else state)
         has_adapter = getattr(self, "_hf_peft_config_loaded", False)
