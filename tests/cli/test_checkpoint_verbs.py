@@ -40,11 +40,20 @@ def test_the_table_has_a_line_for_every_checkpoint(capsys):
     code, out, _ = run(capsys, "models")
     assert code == ExitCode.DONE
     header, *lines = out.splitlines()
-    assert header.split() == ["name", "family", "head", "context_bp", "params", "strands", "licence", "here"]
+    names = ["name", "family", "head", "context_bp", "params", "strands", "licence", "paper", "here"]
+    assert header.split() == names
     assert [line.split()[0] for line in lines] == [row.name for row in list_checkpoints()]
     found = json.loads(run(capsys, "models", "--json")[1])
     assert [row["params"] for row in found] == [row.params for row in list_checkpoints()]
     assert {row["here"] for row in found} == {"no", "no weights"}
+
+
+def test_the_table_tells_context_size_licence_and_paper_in_aligned_columns(capsys):
+    header, *lines = run(capsys, "models")[1].splitlines()
+    row = next(line for line in lines if line.startswith("caduceus-ps-131k "))
+    assert row.split()[3:] == ["131,072", "7,725,312", "equivariant", "Apache-2.0", "arXiv:2403.03234", "no"]
+    end = header.index("params") + len("params")
+    assert {line[end - 1].isdigit() for line in lines} == {True}
 
 
 def test_one_checkpoint_is_shown_whole(capsys):

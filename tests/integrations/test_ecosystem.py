@@ -380,6 +380,10 @@ def test_arguments_that_cannot_be_honoured_are_refused(tmp_path):
         AutoModel.from_pretrained(folder, device_map={"backbone": 0, "head": 1})
     with pytest.raises(ConfigError, match="every_n_layers"):
         AutoModel.from_pretrained(folder).activation_checkpointing_enable(every_n_layers=2)
+    with pytest.raises(ConfigError, match="offload"):
+        AutoModel.from_pretrained(folder).activation_checkpointing_enable(offload=True)
+    with pytest.raises(ConfigError, match="push_to_hub"):
+        AutoModel.from_pretrained(folder).save_pretrained(tmp_path / "up", push_to_hub=True)
     with pytest.raises(ConfigError, match="vocabulary"):
         AutoModel.from_pretrained(folder).resize_token_embeddings(20)
     with pytest.raises(CheckpointError, match=r"match the model"):
@@ -409,6 +413,19 @@ def test_a_sharded_save_is_read_by_both(tmp_path):
     expected = logits_of(model, tokens)
     assert torch.equal(logits_of(load(tmp_path / "shards", device="cpu"), tokens), expected)
     assert torch.equal(logits_of(AutoModelForMaskedLM.from_pretrained(tmp_path / "shards"), tokens), expected)
+    torch.nn.init.normal_(model.get_input_embeddings().weight)
+    for size in ("1GB", "20KB"):  # over it, in another number of files each time
+        model.save_pretrained(tmp_path / "shards", max_shard_size=size)
+        assert torch.equal(logits_of(load(tmp_path / "shards", device="cpu"), tokens), logits_of(model, tokens))
+
+
+def test_a_chosen_pooling_is_saved(tmp_path):
+    folder = saved("caduceus", "ph", tmp_path / "model")
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2, pooling_strategy="max")
+    model.save_pretrained(tmp_path / "again")
+    tokens = torch.tensor([[7, 8, 9, 10, 11]])
+    for again in (AutoModelForSequenceClassification.from_pretrained, lambda path: load(path, device="cpu")):
+        assert torch.equal(logits_of(again(tmp_path / "again"), tokens), logits_of(model, tokens))
 
 
 def test_a_config_of_no_family_says_where_configs_come_from():

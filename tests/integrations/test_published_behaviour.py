@@ -299,6 +299,15 @@ def test_the_tokenizer_of_dnabert_gives_the_stored_ids(tmp_path):
     assert torch.equal(pairs["token_type_ids"], tensors["output.pair_type_ids"])
 
 
+def test_the_folder_of_a_training_run_is_ours():
+    folder = GOLDENS / "xlstm" / "checkpoint_fixture" / "dna_xlstm_tiny_mlm_ph"
+    model = AutoModelForMaskedLM.from_pretrained(folder)
+    assert model.config.family == "xlstm"
+    tokens = torch.tensor([[7, 8, 9, 10, 11, 7]])
+    assert torch.equal(logits_of(model, tokens), logits_of(chargaff.load(folder, device="cpu"), tokens))
+    assert AutoTokenizer.from_pretrained(folder)("ACGT")["input_ids"] == [7, 8, 9, 10, 1]
+
+
 def test_a_config_keeps_published_keys():
     config = AutoConfig.from_pretrained(GOLDENS / "caduceus" / "hub_ps_tiny")
     assert config.complement_map["7"] == 10

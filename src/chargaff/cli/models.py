@@ -25,10 +25,15 @@ def run(name: str | None = None, /, *, as_json: Annotated[bool, Parameter(name="
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    cells = [[_text(value) for value in row.values()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(list(rows[0]), *cells, strict=True)]
-    for line in [list(rows[0]), *cells]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    is_number = [isinstance(value, int) for value in rows[0].values()]
+    for line in cells:
+        placed = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, is_number, strict=True)
+        ]
+        print("  ".join(placed).rstrip())
 
 
 def _print_entry(entry: dict[str, Any], indent: str = "") -> None:

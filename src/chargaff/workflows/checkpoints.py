@@ -29,6 +29,7 @@ def checkpoint_rows() -> list[dict[str, Any]]:
             "params": row.params,
             "strands": row.strands,
             "licence": row.licence,
+            "paper": row.paper,
             "here": is_here(row),
         }
         for row in list_checkpoints()

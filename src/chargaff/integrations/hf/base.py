@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from chargaff.errors import ConfigError, InputError
@@ -126,17 +127,29 @@ class ChargaffPreTrainedModel(PreTrainedModel):
         return model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """A folder that from_pretrained and `chargaff.load` take back; of tied tensors one is written."""
+        """A folder that from_pretrained and `chargaff.load` take back; of tied tensors one is written.
+
+        Raises:
+            ConfigError: `push_to_hub=True`, which would upload before the folder is complete.
+        """
+        if kwargs.pop("push_to_hub", False):
+            raise ConfigError(
+                "save_pretrained: push_to_hub=True would leave model.json behind; use model.push_to_hub(id)"
+            )
         state = kwargs.pop("state_dict", None)
         state = dict(self.state_dict() if state is None else state)
         has_adapter = getattr(self, "_hf_peft_config_loaded", False)
         if not has_adapter:
             kept = {names[0] for names in shared_names(self)}
             state = _apart({key: tensor for key, tensor in state.items() if key in kept})
-        super().save_pretrained(save_directory, *args, state_dict=state, **kwargs)
         folder = Path(save_directory)
+        is_main = bool(kwargs.get("is_main_process", True))
+        if is_main and not has_adapter:  # an older model there, perhaps in another number of files, must not survive
+            for name in (MANIFEST, "model.safetensors", "model.safetensors.index.json"):
+                (folder / name).unlink(missing_ok=True)
+        super().save_pretrained(save_directory, *args, state_dict=state, **kwargs)
         written = sorted(folder.glob("model*.safetensors"))
-        if written and not has_adapter and kwargs.get("is_main_process", True):
+        if written and not has_adapter and is_main:
             for name, text in tokenizer_files(self.dna_tokenizer).items():
                 write_atomically(folder / name, text)
             sums = {path.name: sha256_of(path) for path in written}
@@ -179,6 +192,10 @@ class ChargaffPreTrainedModel(PreTrainedModel):
             raise ConfigError(f"gradient checkpointing: {self.config.family} has no blocks to compute again")
         if every_n_layers != 1:
             raise ConfigError(f"gradient checkpointing: every_n_layers is 1 here, got {every_n_layers}")
+        if getattr(gradient_checkpointing_func, "func", checkpoint) is not checkpoint:
+            raise ConfigError(
+                "gradient checkpointing: activations are recomputed, not moved to the host; offload=False"
+            )
         self.backbone.checkpointing = enable
 
     def read(

@@ -1,6 +1,7 @@
 """The model classes behind transformers' Auto classes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -229,6 +230,8 @@ class ChargaffForSequenceClassification(ChargaffPreTrainedModel):
             if not hasattr(self.head, "pooling"):
                 raise ConfigError(f"pooling_strategy: the classifier of {self.config.family} has its own")
             self.head.pooling = pooling
+            options = {**self.dna_spec.head_options, "pooling": pooling}
+            self.dna_spec = replace(self.dna_spec, head_options=options)
         super()._take_options(rest)
 
     def forward(
