@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(THREADS)
     rows = [_ragged(args.sequences), _v1(), *_tokenisation()]
     notes = [
-        f"{THREADS} threads, float32; both sides in turn, a process each; weights are random and the same on both sides",
+        f"{THREADS} threads, float32; both sides in turn, a process each; weights are random, the same on both",
         f"ragged: {args.sequences} random sequences, lengths log-uniform from {SHORTEST_BP} to {LONGEST_BP:,} bp, in "
         "random order; mean of the final states behind <cls>. The peer is transformers' EsmModel with the gated "
         "feed-forward part of v2 put in, in batches of 8 padded to their longest, from token ids; ours is `embed` from "

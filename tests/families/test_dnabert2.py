@@ -12,6 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from chargaff.cli.main import main
+from chargaff.data.batch import Batch
+from chargaff.data.rng import SampleRng
 from chargaff.errors import CheckpointError, ConfigError
 from chargaff.families import get_family, list_families
 from chargaff.families.dnabert2.config import Dnabert2Config
@@ -20,6 +22,8 @@ from chargaff.hub.catalog import get_checkpoint
 from chargaff.hub.load import create, from_tensors, load
 from chargaff.hub.save import export, save
 from chargaff.nn.pooling import pool
+from chargaff.tasks.masked_lm import MaskedLM, MaskingRule
+from chargaff.workflows.doctor import check_strands
 from chargaff.workflows.embed import EmbedOptions, embed
 from tests.tokenizers.test_bpe import array, dna, trained
 
@@ -368,6 +372,36 @@ def test_fine_tuning_and_prediction_read_special_tokens(tmp_path):
         assert [float(row[f"p_{label}"]) for label in model.spec.labels] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+def test_pre_training_hides_tokens_of_bases_only(tmp_path):
+    folder = published_folder(tmp_path / "in", "mlm_h2")
+    tokenizer = load(folder, device="cpu").tokenizer
+    task = MaskedLM(tokenizer, MaskingRule(probability=0.9))
+    ids = torch.from_numpy(np.stack([tokenizer.encode(array("ACGTNN" * 40))] * 20))
+    ids[:, -5:] = tokenizer.pad_id
+    batch = task.prepare(Batch(ids, None, None, torch.arange(20)), SampleRng(1, 0), is_training=True)
+    kept = ids < 5
+    assert torch.equal(batch.tokens[kept], ids[kept])
+    assert (batch.target[kept] == tokenizer.pad_id).all()
+    asked = batch.target != tokenizer.pad_id
+    assert torch.equal(batch.target[asked], ids[asked])
+    assert (batch.target[asked] > 0).all(), "as the published loss"
+    assert 0.85 < float(asked[~kept].float().mean()) < 0.95
+
+
+def test_a_published_model_is_pre_trained_on(tmp_path):
+    folder = published_folder(tmp_path / "in", "mlm_h2")
+    (tmp_path / "x.fa").write_text(f">a\n{dna(3000, 1)}\n>b\n{dna(600, 2)}\n")
+    (tmp_path / "run.toml").write_text(
+        f'[model]\nname = "{folder}"\n[task]\nkind = "masked-lm"\n'
+        f'[data]\nfasta = "{tmp_path}/x.fa"\nlength_bp = 120\nvalid_contigs = ["b"]\n'
+        "[train]\nmax_steps = 3\nbatch = 4\nvalid_every = 3\nvalid_samples = 4\noptim = { lr = 1e-3 }\n"
+        f'[out]\nfolder = "{tmp_path}/out"\n'
+    )
+    assert main(["pretrain", str(tmp_path / "run.toml")]) == 0
+    model = load(tmp_path / "out" / "model", device="cpu")
+    assert (model.spec.head, model.tokenizer) == ("lm", load(folder, device="cpu").tokenizer)
+
+
 def test_tokens_and_maps_come_out_of_the_command(tmp_path, capsys):
     folder = published_folder(tmp_path / "in", "encoder_h4_padded")
     assert main(["tokenize", str(folder), "acGTNNGATTACA"]) == 0
@@ -386,3 +420,37 @@ def test_tokens_and_maps_come_out_of_the_command(tmp_path, capsys):
     stored = np.load(maps)
     assert stored.shape == (2, ids.shape[1], ids.shape[1])
     assert np.abs(stored[1] - expected.numpy()).max() < 1e-6
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean-all", "max", "cls", "first", "last", "centre"])
+def test_both_strands_are_averaged_after_pooling(pooling):
+    model = tiny()
+    model.tokenizer = trained(16)
+    records = [dna(length, length) for length in (51, 215, 133)]  # tiled by the windows below from either end
+    other = [record[::-1].translate(str.maketrans("ACGT", "TGCA")) for record in records]
+
+    def vectors(sequences, strands):
+        return embed(model, sequences, EmbedOptions(pooling=pooling, strands=strands)).vectors
+
+    expected = (vectors(records, "forward") + vectors(other, "forward")) / 2
+    assert np.abs(vectors(records, "both") - expected).max() < 1e-5
+    windows = EmbedOptions(pooling=pooling, strands="both", window_bp=51, overlap_bp=10)
+    assert np.abs(embed(model, records, windows).vectors - embed(model, other, windows).vectors).max() < 1e-5
+
+
+@pytest.mark.parametrize("head", ["lm", "pooler", "sequence", "token"])
+def test_strands_are_compared_by_their_means(head):
+    options = {} if head == "lm" else {"num_outputs": 2}
+    model = create("dnabert2", TINY, head=head, seed=3, **options).eval()
+    model.tokenizer = trained(16)
+    alone, both, *outputs = check_strands(model)
+    assert alone.error > 1e-3
+    assert not alone.is_promised
+    assert both.error < 1e-6
+    assert both.is_promised
+    assert len(outputs) == (head in ("pooler", "sequence"))
+
+
+def test_both_strands_have_no_common_row_for_a_base():
+    with pytest.raises(ConfigError, match="averaged after pooling"):
+        embed(tiny(), [dna(30)], EmbedOptions(pooling="none", strands="both"))

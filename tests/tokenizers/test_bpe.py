@@ -198,7 +198,9 @@ def test_published_files_give_the_tokenizer_back():
         (lambda c: c["model"].update(type="WordPiece"), "expected a model of type 'BPE', got 'WordPiece'"),
         (lambda c: c["model"]["vocab"].pop("A"), r"the vocabulary has no A; is it that of a DNA model\?"),
         (lambda c: c["model"]["vocab"].update(A=999), "are not 0 to"),
-        (lambda c: c["model"].update(fuse_unk=True), "fuse_unk and dropout are not supported"),
+        (lambda c: c["model"].update(fuse_unk=True), "not supported: fuse_unk"),
+        (lambda c: c.update(normalizer={"type": "Lowercase"}), "not supported: normalizer"),
+        (lambda c: c.update(pre_tokenizer={"type": "ByteLevel"}), "not supported: pre_tokenizer ByteLevel"),
         (lambda c: c["model"]["merges"].reverse(), "before it is made"),
     ],
 )

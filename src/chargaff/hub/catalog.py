@@ -87,18 +87,29 @@ def list_checkpoints() -> tuple[Checkpoint, ...]:
     return tuple(rows)
 
 
+def find_checkpoint(name: str) -> Checkpoint | None:
+    """The row of that name or alias, in upper or lower case; None if there is none."""
+    return _rows_by_name().get(name.lower())
+
+
 def get_checkpoint(name: str) -> Checkpoint:
-    """The row of that name or alias, in upper or lower case.
+    """As `find_checkpoint`.
 
     Raises:
         ConfigError: there is none; the message suggests the nearest names.
     """
-    rows = {name.lower(): row for row in list_checkpoints() for name in (row.name, *row.aliases)}
-    if name.lower() not in rows:
+    row = find_checkpoint(name)
+    if row is None:
+        rows = _rows_by_name()
         near = difflib.get_close_matches(name.lower(), rows, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(rows)}"
         raise ConfigError(f"model: no checkpoint is called {name!r}; {hint}")
-    return rows[name.lower()]
+    return row
+
+
+@cache
+def _rows_by_name() -> Mapping[str, Checkpoint]:
+    return {name.lower(): row for row in list_checkpoints() for name in (row.name, *row.aliases)}
 
 
 def parse_rows(family: str, text: str) -> tuple[Checkpoint, ...]:

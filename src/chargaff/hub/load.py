@@ -150,6 +150,8 @@ def create(
         family, parsed, head, name=name, head_options=options, pooling=pooling, strands=kind.strands(parsed)
     )
     model = Model(spec, backbone, module, kind.tokenizer(parsed))
+    if hasattr(type(model.tokenizer), "FILES"):
+        _warn_no_vocabulary(family)
     _fill_fresh(model, kind, seed)
     return _converted_to(model, _dtype(dtype)).to(target)
 
@@ -262,6 +264,12 @@ def _identified(spec: ModelSpec) -> ModelSpec:
     if row is None or spec.licence:
         return spec
     return replace(spec, licence=row.licence, paper=row.paper, notes={**spec.notes, "copy_of": row.name})
+
+
+@cache
+def _warn_no_vocabulary(family: str) -> None:
+    """Once for each family of a process."""
+    _LOG.warning("%s: fresh weights come without a vocabulary file: single letters are tokens until one is set", family)
 
 
 @cache

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from chargaff.data.batch import Batch
@@ -87,7 +90,20 @@ class MaskedLM:
             pad_id=self.tokenizer.pad_id,
             num_ids=len(self.tokenizer.vocab),
         )
+        if self.tokenizer.complement is None:
+            is_kept = torch.as_tensor(self._kept_ids, device=tokens.device)[tokens.int()]
+            corrupted = torch.where(is_kept, tokens, corrupted)
+            target = target.masked_fill(is_kept, self.tokenizer.pad_id)
         return replace(batch, tokens=corrupted, target=target)
+
+    @cached_property
+    def _kept_ids(self) -> NDArray[np.bool_]:
+        """[V] what is never hidden where tokens are longer than bases: special tokens, unknown letters."""
+        kept: NDArray[np.bool_] = self.tokenizer.token_bp == 0
+        unknown = getattr(self.tokenizer, "unk_id", None)
+        if unknown is not None:
+            kept[unknown] = True
+        return kept
 
     def count(self, batch: Batch) -> Tensor:
         return count_targets(batch, self.tokenizer.pad_id)

@@ -25,6 +25,8 @@ PIECES_AT_ONCE = 32
 """Encoded together, by as many threads as the library takes."""
 _UNLIMITED = 10**20
 _OTHER = ord("N")
+_ALTERS_TOKENS = ("fuse_unk", "dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
+"""Settings of a model by which tokens are not simply the letters they cover."""
 
 
 def letters_definition() -> str:
@@ -335,8 +337,14 @@ def _check_definition(text: str) -> None:
         raise CheckpointError(f"tokenizer.json: the vocabulary has no {', '.join(lacking)}; is it that of a DNA model?")
     if sorted(vocab.values()) != list(range(len(vocab))):
         raise CheckpointError(f"tokenizer.json: the ids of {len(vocab)} tokens are not 0 to {len(vocab) - 1}")
-    if model.get("fuse_unk") or model.get("dropout"):  # type: ignore[union-attr]
-        raise CheckpointError("tokenizer.json: fuse_unk and dropout are not supported: one unknown letter is one token")
+    strange = [key for key in _ALTERS_TOKENS if model.get(key)]  # type: ignore[union-attr]
+    strange += ["normalizer"] if content.get("normalizer") else []
+    splitter = (content.get("pre_tokenizer") or {}).get("type", "Whitespace")
+    strange += [] if splitter in ("Whitespace", "WhitespaceSplit") else [f"pre_tokenizer {splitter}"]
+    if strange:
+        raise CheckpointError(
+            f"tokenizer.json: tokens must be the letters they cover; not supported: {', '.join(strange)}"
+        )
     Merges.of(text)
 
 

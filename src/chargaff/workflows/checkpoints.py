@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chargaff.hub.catalog import Checkpoint, get_checkpoint, list_checkpoints
+from chargaff.hub.catalog import Checkpoint, find_checkpoint, list_checkpoints
 from chargaff.hub.describe import describe
 from chargaff.hub.files import LocalFiles, find_cached, resolve
 from chargaff.hub.load import load
@@ -49,8 +49,8 @@ def describe_checkpoint(name_or_path: str) -> dict[str, Any]:
         ConfigError: no such name or path; the nearest names are suggested.
         CheckpointError: a path that holds no model.
     """
-    if any(row.name == name_or_path for row in list_checkpoints()):
-        row = get_checkpoint(name_or_path)
+    row = find_checkpoint(name_or_path)
+    if row is not None:
         described = asdict(row)
         described["files"] = _places(find_cached(row)) if row.hub_id else {}
         return described

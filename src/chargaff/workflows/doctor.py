@@ -87,7 +87,7 @@ def check_strands(
     length_bp = rule.fixed_bp or max(min(length_bp, rule.max_tokens or length_bp) // step, 1) * step
     bases = np.frombuffer(b"ACGT", np.uint8)[np.random.default_rng(seed).integers(0, 4, length_bp)]
     pair = [
-        torch.from_numpy(model.tokenizer.encode(strand, special=False)).to(model.device).unsqueeze(0)
+        torch.from_numpy(model.tokenizer.encode(strand, special=rule.needs_special)).to(model.device).unsqueeze(0)
         for strand in (bases, reverse_complement(bases))
     ]
     with evaluating(model), torch.inference_mode():
@@ -100,6 +100,12 @@ def check_strands(
 def _check_states(model: Model, forward: Tensor, reverse: Tensor) -> list[StrandCheck]:
     is_equivariant = model.spec.strands == "equivariant"
     one, other = model.encode(forward), model.encode(reverse)
+    if model.tokenizer.complement is None:  # the strands have different tokens: only means can be compared
+        first, second = one.hidden.mean(1), other.hidden.mean(1)
+        return [
+            _compare("mean, forward strand only", first, second, is_equivariant),
+            _compare("mean of both strands (embed --strands both)", (first + second) / 2, (second + first) / 2, True),
+        ]
     checks = []
     if one.hidden_rc is not None and other.hidden_rc is not None:
         checks.append(
@@ -107,25 +113,25 @@ def _check_states(model: Model, forward: Tensor, reverse: Tensor) -> list[Strand
         )
     else:
         checks.append(_compare("states, forward strand only", one.hidden, other.hidden.flip(1), is_equivariant))
-    if model.tokenizer.complement is not None:
-        both = [model.encode(tokens, both_strands=True) for tokens in (forward, reverse)]
-        means = [
-            (states.hidden.mean(1) + states.hidden_rc.mean(1)) / 2 for states in both if states.hidden_rc is not None
-        ]
-        checks.append(_compare("mean of both strands (embed --strands both)", means[0], means[1], True))
+    read_twice = [model.encode(tokens, both_strands=True) for tokens in (forward, reverse)]
+    means = [
+        (states.hidden.mean(1) + states.hidden_rc.mean(1)) / 2 for states in read_twice if states.hidden_rc is not None
+    ]
+    checks.append(_compare("mean of both strands (embed --strands both)", means[0], means[1], True))
     return checks
 
 
 def _check_head(model: Model, forward: Tensor, reverse: Tensor) -> list[StrandCheck]:
     is_equivariant = model.spec.strands == "equivariant"
     uses_both = model.spec.strands in ("conjoined", "averaged")
+    if model.tokenizer.complement is None and model.spec.head not in ("sequence", "pooler"):
+        return []  # an output a token
     one, other = (cast(Tensor, model(tokens, both_strands=uses_both).logits) for tokens in (forward, reverse))
     if model.spec.head != "lm":
         if one.dim() == 3:
             other = other.flip(1)
         return [_compare(f"outputs of the {model.spec.head} head", one, other, is_equivariant or uses_both)]
-    if model.tokenizer.complement is None:
-        return []
+    assert model.tokenizer.complement is not None
     columns = torch.arange(one.shape[-1], device=one.device)
     table = torch.as_tensor(model.tokenizer.complement, device=one.device).long()
     columns[: len(table)] = table

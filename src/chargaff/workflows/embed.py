@@ -302,6 +302,8 @@ def resolve_reading(model: Model, options: EmbedOptions, longest_bp: int) -> Rea
     strands = options.strands or ("forward" if model.spec.strands == "forward-only" else "both")
     if strands not in ("forward", "both"):
         raise ConfigError(f"strands: expected forward or both, got {strands!r}")
+    if strands == "both" and pooling == "none" and model.tokenizer.complement is None:
+        raise ConfigError("strands: the two strands have different tokens in this model and are averaged after pooling")
     if options.batch_tokens is not None and options.batch_tokens < 1:
         raise ConfigError(f"batch-tokens: expected at least 1, got {options.batch_tokens}")
     if not 0 <= options.max_unknown <= 1:

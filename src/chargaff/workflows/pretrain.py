@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import Any, cast
 
+from chargaff.data.loader import TokenRule
 from chargaff.data.sources import GenomeWindows, Partition, open_windows
 from chargaff.errors import ConfigError
 from chargaff.model import Model
@@ -97,7 +99,14 @@ def pretrain(run: PretrainRun, *, resume: bool = True) -> FitResult:
     inputs = [path for path in (run.data.fasta, run.data.bed, run.data.exclude) if path is not None]
     with resumable("pretrain", folder):
         record_run(run, folder, inputs=inputs, model=ready.model)
-        return fit(ready.model, ready.task, ready.sources, ready.valid, run.train, folder, resume=resume)
+        rule = _token_rule(ready.model)
+        return fit(ready.model, ready.task, ready.sources, ready.valid, run.train, folder, resume=resume, rule=rule)
+
+
+def _token_rule(model: Model) -> TokenRule:
+    """Windows of one length are rows of one length, unless tokens are longer than bases."""
+    needs_special = cast(Any, model.backbone).rule.needs_special
+    return TokenRule(padding="right", special=True) if needs_special else TokenRule()
 
 
 def make_task(table: MaskedLMTable | CausalLMTable, tokenizer: Tokenizer) -> MaskedLM | CausalLM:

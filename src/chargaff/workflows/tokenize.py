@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from chargaff.errors import InputError
 from chargaff.families import get_family
-from chargaff.hub.catalog import list_checkpoints
+from chargaff.hub.catalog import find_checkpoint
 from chargaff.hub.describe import describe
 from chargaff.hub.files import resolve
 from chargaff.seq.alphabet import to_array, upper
@@ -47,8 +47,7 @@ def tokenizer_of(name_or_path: str | os.PathLike[str], *, offline: bool = False)
         ConfigError: no such name.
         CheckpointError: needed files are out of reach or contradict each other.
     """
-    rows = {name.lower(): row for row in list_checkpoints() for name in (row.name, *row.aliases)}
-    row = rows.get(str(name_or_path).lower())
+    row = find_checkpoint(str(name_or_path))
     if row is not None:
         family = get_family(row.family)
         tokenizer = family.tokenizer(family.config.from_json(row.config))  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from typing import Any
 
 from chargaff.config import Table, read_toml, to_toml
 from chargaff.errors import ConfigError
-from chargaff.hub.catalog import get_checkpoint, list_checkpoints
+from chargaff.hub.catalog import find_checkpoint, get_checkpoint
 from chargaff.hub.load import create, load
 from chargaff.io.atomic import claim, write_atomically, write_manifest
 from chargaff.model import Model
@@ -48,7 +48,7 @@ def open_model(table: ModelTable, *, seed: int, head: str | None) -> Model:
 
 def _stored_config(name: str) -> tuple[str, Mapping[str, Any]]:
     """Family and published config keys of a checkpoint, without its weights where it is a catalogue name."""
-    if name in {row.name for row in list_checkpoints()} or not Path(name).exists():
+    if find_checkpoint(name) is not None or not Path(name).exists():
         row = get_checkpoint(name)
         return row.family, row.config
     model = load(name, head="none", device="cpu")

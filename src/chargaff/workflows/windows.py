@@ -26,7 +26,7 @@ from chargaff.families.protocol import Backbone, InputRule
 from chargaff.model import Model, autocast, evaluating
 from chargaff.nn.encoded import Encoded
 from chargaff.nn.pooling import pool_strands
-from chargaff.seq.alphabet import upper
+from chargaff.seq.alphabet import Sequence, reverse_complement, upper
 from chargaff.tokenizers.char import CharTokenizer
 from chargaff.tokenizers.protocol import Tokenizer
 from chargaff.workflows.cost import Workload
@@ -99,6 +99,8 @@ class WindowBatch:
     weight: NDArray[Any]
     """[B, T] what each position counts in pooling: its bases in the window's kept part; for "mean" the share of its
     bases there, so that tokens count alike; for "mean-all" 1 for every token there and every special token."""
+    other: WindowBatch | None = None
+    """The reverse complements of the same windows, where their tokens do not follow from these."""
 
 
 class RowSink(Protocol):
@@ -214,26 +216,47 @@ def prepare_batch(
     tokenizer: Tokenizer, sequences: Sequences, plan: Plan, reading: Reading, windows: NDArray[np.int64]
 ) -> WindowBatch:
     """Reads and tokenises these windows, which become a batch; padding goes to the right."""
-    shape = len(windows), int(plan.num_tokens[windows].max())
-    rows = [_encode(tokenizer, sequences, plan.rows, plan.windows, window, reading) for window in windows]
+    letters = [_letters(sequences, plan.rows, plan.windows, window) for window in windows]
+    kept = plan.windows.keep_start_bp[windows], plan.windows.keep_stop_bp[windows]
+    batch = _tokenised(tokenizer, windows, letters, kept, reading)
+    if reading.strands == "both" and tokenizer.complement is None:
+        length = plan.windows.length_bp[windows]
+        mirrored = length - kept[1], length - kept[0]
+        batch.other = _tokenised(tokenizer, windows, map(reverse_complement, letters), mirrored, reading)
+    return batch
+
+
+def _tokenised(
+    tokenizer: Tokenizer,
+    windows: NDArray[np.int64],
+    letters: Iterable[Sequence],
+    kept_bp: tuple[NDArray[np.int64], NDArray[np.int64]],
+    reading: Reading,
+) -> WindowBatch:
+    """The batch of these windows; `kept_bp` are start and end of each window's kept part."""
+    rows = [tokenizer.encode(piece, special=reading.special_tokens) for piece in letters]
+    lengths = np.array([len(ids) for ids in rows])
+    shape = len(rows), int(lengths.max())
     tokens = np.full(shape, tokenizer.pad_id, rows[0].dtype)
     weight = np.zeros(shape, np.float64 if reading.pooling == "mean" else np.int64)
-    for i, (window, ids) in enumerate(zip(windows, rows, strict=True)):
+    for i, (ids, keep_start, keep_stop) in enumerate(zip(rows, *kept_bp, strict=True)):
         tokens[i, : len(ids)] = ids
         covered = tokenizer.token_bp[ids].astype(np.int64)
         end = np.cumsum(covered)
-        keep_start, keep_stop = plan.windows.keep_start_bp[window], plan.windows.keep_stop_bp[window]
         kept = np.clip(np.minimum(end, keep_stop) - np.maximum(end - covered, keep_start), 0, None)
         if reading.pooling == "mean":
             kept = kept / np.maximum(covered, 1)
         weight[i, : len(ids)] = (kept > 0) | (covered == 0) if reading.pooling == "mean-all" else kept
-    mask = np.arange(shape[1]) < plan.num_tokens[windows][:, None]
+    mask = np.arange(shape[1]) < lengths[:, None]
     return WindowBatch(windows, torch.from_numpy(tokens), None if mask.all() else torch.from_numpy(mask), weight)
 
 
 @torch.inference_mode()
 def read_batch(model: Model, batch: WindowBatch, *, reading: Reading) -> Tensor:
     """[B, S, D] float32 pooled states with S = reading.num_strand_rows, or [B, T, D] for pooling "none"."""
+    if batch.other is not None:
+        forward, strands = replace(reading, strands="forward"), (replace(batch, other=None), batch.other)
+        return _combine_strands(tuple(read_batch(model, strand, reading=forward)[:, 0] for strand in strands), reading)
     tokens = batch.tokens.to(model.device, non_blocking=True)
     mask = None if batch.mask is None else batch.mask.to(model.device, non_blocking=True)
     dtype = torch.bfloat16 if reading.dtype == "bfloat16" else None
@@ -241,6 +264,11 @@ def read_batch(model: Model, batch: WindowBatch, *, reading: Reading) -> Tensor:
         encoded = _read_strands(model, tokens, mask, reading)
     how = "mean" if reading.pooling == "centre" else reading.pooling  # windows keep no base but the middle
     parts = pool_strands(encoded, _pool_weight(batch, reading, model.device), how)
+    return _combine_strands(parts, reading)
+
+
+def _combine_strands(parts: tuple[Tensor, ...], reading: Reading) -> Tensor:
+    """[B, S, D], or [B, T, D] for pooling "none"."""
     if reading.num_strand_rows == 2:
         return torch.stack(parts, 1)
     mean = parts[0] if len(parts) == 1 else (parts[0] + parts[1]) / 2
@@ -315,9 +343,13 @@ def _encode(
     reading: Reading,
 ) -> NDArray[Any]:
     """[T] ids of one window."""
+    return tokenizer.encode(_letters(sequences, rows, windows, window), special=reading.special_tokens)
+
+
+def _letters(sequences: Sequences, rows: NDArray[np.int64], windows: WindowPlan, window: int) -> Sequence:
+    """[L] of one window, in upper case."""
     start, length = int(windows.start_bp[window]), int(windows.length_bp[window])
-    letters = sequences.fetch(int(rows[windows.record[window]]), start, start + length)
-    return tokenizer.encode(upper(letters), special=reading.special_tokens)
+    return upper(sequences.fetch(int(rows[windows.record[window]]), start, start + length))
 
 
 def _batch_rule(model: Model, reading: Reading) -> InputRule:
@@ -371,7 +403,8 @@ class _Halving:
 
 def _part(batch: WindowBatch, rows: slice) -> WindowBatch:
     mask = None if batch.mask is None else batch.mask[rows]
-    return WindowBatch(batch.windows[rows], batch.tokens[rows], mask, batch.weight[rows])
+    other = None if batch.other is None else _part(batch.other, rows)
+    return WindowBatch(batch.windows[rows], batch.tokens[rows], mask, batch.weight[rows], other)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
