@@ -1,12 +1,16 @@
 """Segmentation on the Nucleotide Transformer: rotation for long inputs, and what rows may look like."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+import chargaff
 from chargaff.families.nucleotide_transformer.config import NucleotideTransformerConfig
 from chargaff.hub.catalog import get_checkpoint
 from chargaff.hub.load import create
 
+GOLDENS = Path(__file__).resolve().parent.parent / "goldens" / "data" / "segment"
 TINY = {
     "vocab_size": 75,
     "hidden_size": 16,
@@ -62,3 +66,16 @@ def test_rows_may_neither_be_padded_nor_hold_n():
     assert rule.padding == "never"
     assert rule.n_bases == "forbidden"
     assert rule.max_tokens is None
+
+
+@pytest.mark.parametrize("folder", ["hub_segment_nt_tiny", "jax_ckpt_segment_nt_tiny"])
+def test_a_published_folder_names_its_elements_and_keeps_its_language_model(folder):
+    model = chargaff.load(GOLDENS / folder, device="cpu")
+    assert model.spec.head == "segmentation"
+    assert model.spec.labels == ("a", "b", "c")
+    assert model.spec.head_options["num_outputs"] == 3
+    assert model.spec.config.rescale_beyond_tokens == 5001
+    tokens = torch.randint(11, 75, (1, 9))
+    assert model(tokens).logits.shape == (1, 48, 3, 2)
+    if folder.startswith("jax"):
+        assert chargaff.load(GOLDENS / folder, head="lm", device="cpu")(tokens).logits.shape == (1, 9, 75)

@@ -83,7 +83,7 @@ def describe(files: LocalFiles, overrides: Mapping[str, Any]) -> Description:
 
 def _describe_archive(files: LocalFiles, overrides: Mapping[str, Any]) -> Description:
     """Of a JAX model without a description: its modules tell the family, whose defaults are the published values."""
-    names = read_weights(files.weights).keys()
+    names = [name for name in read_weights(files.weights) if not name.startswith("STATE/")]
     families = {name: get_family(name) for name in list_families()}
     found = [name for name, family in families.items() if family.recognises_names(names)]
     if len(found) != 1:
@@ -92,7 +92,8 @@ def _describe_archive(files: LocalFiles, overrides: Mapping[str, Any]) -> Descri
         )
     family = families[found[0]]
     config = _parse(family, {}, overrides, str(files.weights))
-    spec = ModelSpec(found[0], config, head="", name=files.name, strands=family.strands(config))
+    labels = _labels({"features": getattr(config, "features", None)})
+    spec = ModelSpec(found[0], config, head="", name=files.name, labels=labels, strands=family.strands(config))
     return Description(spec, "jax", family.tokenizer(config))
 
 

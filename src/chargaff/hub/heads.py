@@ -145,7 +145,10 @@ def options_from(kind: str, family: Family, config: Any, backbone: Any, state: M
         for axis, size in enumerate(tensor.shape):
             if two[name].shape[axis] != size and f"head.{name}" in state:
                 each = two[name].shape[axis] - size
-                return {"num_outputs": (state[f"head.{name}"].shape[axis] - size) // each + 1}
+                more, rest = divmod(state[f"head.{name}"].shape[axis] - size, each)
+                return {
+                    "num_outputs": 1 if rest else more + 1
+                }  # with a rest it is another model's, which is said later
     return {}
 
 

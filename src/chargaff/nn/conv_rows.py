@@ -18,6 +18,8 @@ from chargaff.ops.affine_gelu import Form, affine_gelu
 
 PIECE = 2048
 """Rows of one piece; even, so that pairs stay together."""
+FEW_CHANNELS = 128
+"""A convolution with fewer inputs, all taps counted, is one product over copies of them."""
 
 
 def is_applicable(x: Tensor) -> bool:
@@ -95,29 +97,34 @@ class RowConv:
     """A "same" convolution of rows."""
 
     weight: Tensor
-    """[C', C, 1, k]"""
+    """[C', C, 1, k], or [C', k C, 1, 1] where the taps of a few channels stand side by side."""
     bias: Tensor | None
+    taps: int
+    """k"""
 
     @classmethod
     def of(cls, conv: nn.Conv1d) -> "RowConv":
-        weight = conv.weight.unsqueeze(2)
-        if weight.shape[1] * weight.shape[3] < 128:  # few channels: one product with all taps side by side
+        weight, taps = conv.weight.unsqueeze(2), conv.kernel_size[0]
+        if weight.shape[1] * taps < FEW_CHANNELS:
             weight = weight.permute(0, 3, 2, 1).flatten(1)[:, :, None, None]
-        return cls(weight.contiguous(memory_format=torch.channels_last), conv.bias)
+        return cls(weight.contiguous(memory_format=torch.channels_last), conv.bias, taps)
+
+    @property
+    def width(self) -> int:
+        """C'"""
+        return self.weight.shape[0]
 
     def __call__(
         self, x: Tensor, start: int, stop: int, activation: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:
         """Rows start..stop-1 of the convolution of activation(x); x is [L, C], and zeros lie outside of it."""
-        taps = self.weight.shape[3] if self.weight.shape[1] == x.shape[1] else self.weight.shape[1] // x.shape[1]
-        first, last = start - taps // 2, stop + taps - 1 - taps // 2
+        first, last = start - self.taps // 2, stop + self.taps - 1 - self.taps // 2
         piece = x[max(first, 0) : last]
         if activation is not None:
             piece = activation(piece)
         missing = (max(-first, 0), max(last - x.shape[0], 0))
         if any(missing):
             piece = F.pad(piece, (0, 0, *missing))
-        if self.weight.shape[3] < taps:
-            windows = piece.contiguous().unfold(0, taps, 1)  # [l, C, taps]
-            piece = windows.transpose(1, 2).flatten(1)
+        if self.weight.shape[3] < self.taps:
+            piece = piece.unfold(0, self.taps, 1).transpose(1, 2).flatten(1)  # [l, k C]
         return _convolve(piece, self.weight, self.bias)

@@ -83,7 +83,8 @@ def check_strands(
     if not isinstance(model, Model):
         model = load(model, device=device)
     rule = cast(Backbone, model.backbone).rule
-    length_bp = rule.fixed_bp or min(length_bp, rule.max_tokens or length_bp)
+    step = rule.multiple_of * getattr(model.head, "multiple_of", 1)
+    length_bp = rule.fixed_bp or max(min(length_bp, rule.max_tokens or length_bp) // step, 1) * step
     bases = np.frombuffer(b"ACGT", np.uint8)[np.random.default_rng(seed).integers(0, 4, length_bp)]
     pair = [
         torch.from_numpy(model.tokenizer.encode(strand, special=rule.needs_special)).to(model.device).unsqueeze(0)

@@ -1,6 +1,6 @@
 """Borzoi and Flashzoi: a convolutional tower, a transformer, and the way back up to 32 bp (borzoi sheet 3)."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from itertools import pairwise
 from typing import Any
 
@@ -193,7 +193,7 @@ class Borzoi(nn.Module):
         x: Tensor,
         skipped: Tensor,
         span: tuple[int, int],
-        rise: Callable[[Tensor], Tensor] | nn.Module,
+        rise: nn.Module,
         across: nn.Module,
         offset: int = 0,
     ) -> Tensor:
@@ -209,11 +209,12 @@ class Borzoi(nn.Module):
 
 def _rows(x: Tensor, convolve: RowConv, activate: NormGelu | None, *, pooled: bool) -> Tensor:
     """[l, C] -> [l, C'] or [l / 2, C'], a piece at a time."""
-    parts = []
+    shrink = 2 if pooled else 1
+    out = x.new_empty(x.shape[0] // shrink, convolve.width)
     for start, stop in pieces(x.shape[0]):
         y = convolve(x, start, stop, activate)
-        parts.append(_larger_of_pairs(y) if pooled else y)
-    return torch.cat(parts)
+        out[start // shrink : stop // shrink] = _larger_of_pairs(y) if pooled else y
+    return out
 
 
 def _larger_of_pairs(x: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class Stage(nn.Sequential):
         convolve, activate = (RowConv.of(opening), None) if isinstance(opening, nn.Conv1d) else _row_block(opening)
         mix, activate_again = _row_block(residual.fn)
         pool_weight = pool.to_attn_logits.weight[:, :, 0, 0]
-        out = x.new_empty((x.shape[0] + 1) // 2, mix.weight.shape[0])
+        out = x.new_empty((x.shape[0] + 1) // 2, mix.width)
         for start, stop in pieces(x.shape[0]):
             y = convolve(x, start, stop, activate)
             y += mix(y, 0, stop - start, activate_again)

@@ -23,9 +23,8 @@ def _chunk(x: Any, scale: Any, shift: Any, y: Any, start: int, stop: int, rate: 
         for d in range(0, width, LANES):
             count = width - d
             value = fma(load(x, (r, d), count), load(scale, (d,), count), load(shift, (d,), count))
-            slope = splat(rate)
-            if cubic != 0.0:  # an infinite square times zero would be no number
-                slope = fma(value * value, splat(cubic), slope)
+            # an infinite square times zero would be no number
+            slope = splat(rate) if cubic == 0.0 else fma(value * value, splat(cubic), splat(rate))
             exponent = value * slope
             store(y, (r, d), count, value / (splat(1.0) + exp2(exponent)))
 
