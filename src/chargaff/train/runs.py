@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from chargaff.config import Table, apply_overrides, check_table, parse_override, read_toml
 from chargaff.errors import ConfigError
+from chargaff.hub.catalog import DEFAULT_MODEL
 from chargaff.train.config import Fraction, TrainSpec
 
 Probability = Annotated[float, Field(gt=0, le=1)]
@@ -193,7 +194,8 @@ class PretrainRun(Table):
 class FinetuneRun(Table):
     """A fine-tuning run."""
 
-    model: ModelTable
+    model: ModelTable = ModelTable(name=DEFAULT_MODEL)
+    """Without this table, the checkpoint that comes with the package."""
     task: SequenceTaskTable
     data: Annotated[DatasetTable | FilesTable, Field(discriminator="kind")]
     train: FinetuneTrainSpec

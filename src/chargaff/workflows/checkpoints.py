@@ -37,7 +37,7 @@ def checkpoint_rows() -> list[dict[str, Any]]:
 
 def is_here(row: Checkpoint) -> str:
     """ "yes", "no", or "no weights" where none are published."""
-    if row.hub_id is None:
+    if row.source.startswith("none:"):
         return "no weights"
     return "yes" if all(find_cached(row).values()) else "no"
 
@@ -52,7 +52,7 @@ def describe_checkpoint(name_or_path: str) -> dict[str, Any]:
     if any(row.name == name_or_path for row in list_checkpoints()):
         row = get_checkpoint(name_or_path)
         described = asdict(row)
-        described["files"] = _places(find_cached(row)) if row.hub_id else {}
+        described["files"] = _places(find_cached(row))
         return described
     files = resolve(name_or_path, offline=True)
     spec = describe(files, {}).spec
