@@ -21,7 +21,8 @@ def build_head(
 
     Args:
         kind: "none", "lm", one of the family's own, "sequence" or "token".
-        options: num_outputs; for sequence heads also pooling and bias, for token heads bias. Others are kept as facts.
+        options: num_outputs; for sequence heads also pooling, bias and oriented, for token heads bias. Others are kept
+            as facts.
 
     Raises:
         ConfigError: the family has no such head, or the number of outputs is not given.
@@ -43,8 +44,8 @@ def build_head(
     bias = bool(options.get("bias", True))
     if kind == "token":
         return TokenHead(backbone.width, num_outputs, bias=bias), {**options, "bias": bias}
-    pooling = str(options.get("pooling", "mean"))
-    head = SequenceHead(backbone.width, num_outputs, pooling=pooling, bias=bias)
+    pooling, is_oriented = str(options.get("pooling", "mean")), bool(options.get("oriented", False))
+    head = SequenceHead(backbone.width, num_outputs, pooling=pooling, bias=bias, is_oriented=is_oriented)
     return head, {**options, "pooling": pooling, "bias": bias}
 
 

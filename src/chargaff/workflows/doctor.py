@@ -122,7 +122,8 @@ def _check_head(model: Model, forward: Tensor, reverse: Tensor) -> list[StrandCh
     if model.spec.head != "lm":
         if one.dim() == 3:
             other = other.flip(1)
-        return [_compare(f"outputs of the {model.spec.head} head", one, other, is_equivariant or uses_both)]
+        is_promised = (is_equivariant or uses_both) and not model.spec.head_options.get("oriented", False)
+        return [_compare(f"outputs of the {model.spec.head} head", one, other, is_promised)]
     if model.tokenizer.complement is None:
         return []
     columns = torch.arange(one.shape[-1], device=one.device)
