@@ -11,7 +11,7 @@ from typing import Any
 
 import matplotlib
 
-from chargaff.report.figures import COLOURS, MARKERS, STYLE
+from chargaff.report.pictures import MARKERS, SERIES, STYLE
 
 FOLDER = Path(__file__).resolve().parent
 ASSETS = FOLDER.parent / "docs" / "assets"
@@ -63,7 +63,7 @@ def _draw(path: Path, panels: Mapping[str, Mapping[str, list[tuple[int, float]]]
         for name, points in lines.items():
             number = names.index(name)
             x, y = zip(*sorted(points), strict=True)
-            axes.plot(x, y, marker=MARKERS[number], color=COLOURS[number], label=name)
+            axes.plot(x, y, marker=MARKERS[number], color=SERIES[number], label=name)
         axes.set(xscale="log", yscale="log", xlabel=x_label, ylabel=label)
         axes.legend()
     figure.savefig(path, metadata={"Date": None})

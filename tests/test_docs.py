@@ -19,6 +19,7 @@ import pytest
 from chargaff.cli.main import main
 from chargaff.hub.load import create
 from chargaff.hub.save import save
+from examples import demo
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -37,7 +38,7 @@ STANDS_FOR = {
 # Runs that take minutes are cut short here; the words are those of the demo's --smoke.
 SHORTENED = {
     "examples/runs/pretrain.toml": ["train.max_steps=4", "train.valid_every=2", "train.batch=4", "data.length_bp=128"],
-    "examples/runs/splice.toml": ["train.epochs=1", "train.batch=1000"],
+    "examples/runs/splice.toml": ["train.epochs=1"],
 }
 
 
@@ -82,6 +83,11 @@ def folder(tmp_path: Path) -> Path:
     for name, (family, config) in STANDS_FOR.items():
         save(create(family, config, seed=1), tmp_path / "models" / name)
     shutil.copytree(REPOSITORY / "examples" / "data", tmp_path / "examples" / "data")
+    for split in ("train", "valid", "test"):
+        demo.few_rows(REPOSITORY / "examples" / "data" / f"splice_{split}.tsv.gz", tmp_path)
+        (tmp_path / f"smoke_splice_{split}.tsv.gz").replace(tmp_path / "examples" / "data" / f"splice_{split}.tsv.gz")
+    few = demo.few_records(REPOSITORY / "examples" / "data" / "six_bacteria.fa.gz", tmp_path)
+    few.replace(tmp_path / "examples" / "data" / "six_bacteria.fa.gz")
     shutil.copytree(REPOSITORY / "examples" / "runs", tmp_path / "examples" / "runs")
     return tmp_path
 

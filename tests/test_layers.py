@@ -20,6 +20,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "chargaff"
 BASE = {"seq": set[str](), "io": {"seq"}, "tokenizers": {"seq"}, "ops": set[str](), "nn": {"ops", "seq.grid"}}
 UP_TO_TRAIN = {*BASE, "families", "hub", "model", "data", "tasks", "train", "config"}
 MAY_IMPORT: dict[str, set[str]] = {
+    "bundled": set(),
     "errors": set(),
     "optional": set(),
     "config": set(),
@@ -58,6 +59,7 @@ ONLY_IN: dict[str, set[str]] = {
 
 # The lowest layers need nothing beyond these libraries.
 NEEDS_ONLY: dict[str, set[str]] = {
+    "bundled": set(),
     "errors": set(),
     "optional": set(),
     "config": {"pydantic", "pydantic_core", "tomli_w"},

@@ -125,3 +125,22 @@ def test_fitting_head_is_kept_and_another_replaced():
 def test_settings_that_make_no_sense(options, message):
     with pytest.raises(ConfigError, match=message):
         SequenceTask(TOKENIZER, **options)
+
+
+def test_an_oriented_head_tells_a_sequence_from_its_reverse_complement():
+    for is_oriented in (False, True):
+        task = SequenceTask(TOKENIZER, 3, is_oriented=is_oriented)
+        model, batch = model_with(task, "ps").eval(), batch_for(TARGETS["single-label"])
+        one, other = model(batch.tokens).logits, model(model.reverse_complement(batch.tokens)).logits
+        assert torch.allclose(one, other, atol=1e-5) is not is_oriented
+        assert task.head(model) is None
+        # turned round, the two views change places
+        if is_oriented:
+            first, second = model.head.linear.weight.chunk(2, -1)
+            model.head.linear.weight = torch.nn.Parameter(torch.cat([second, first], -1))
+            assert torch.allclose(model(model.reverse_complement(batch.tokens)).logits, one, atol=1e-5)
+
+
+def test_a_model_that_reads_one_strand_is_oriented_without_a_word():
+    with pytest.raises(ConfigError, match="oriented is for models that see both strands at once"):
+        model_with(SequenceTask(TOKENIZER, 3, is_oriented=True), "ph")

@@ -59,3 +59,18 @@ def test_other_kinds(spec, expected):
     schedule = make_schedule(spec, 1.0, 100)
     for step, rate in expected.items():
         assert schedule(step) == pytest.approx(rate, abs=1e-12)
+
+
+def test_warm_up_stable_decay():
+    spec = ScheduleSpec(kind="wsd", warmup_steps=10, warmup_lr=0.0, decay=0.25, min_lr_ratio=0.1)
+    schedule = make_schedule(spec, 2.0, 100)
+    assert [schedule(step) for step in (0, 5, 10, 50, 75)] == [0.0, 1.0, 2.0, 2.0, 2.0]
+    assert schedule(76) < 2.0
+    assert schedule(87) == pytest.approx(2.0 - 1.8 * 12 / 25)
+    assert schedule(100) == schedule(500) == pytest.approx(0.2)
+
+
+def test_before_its_decay_a_wsd_run_does_not_depend_on_its_length():
+    spec = ScheduleSpec(kind="wsd", warmup_steps=10, decay=0.2)
+    short, long = (make_schedule(spec, 1.0, steps) for steps in (100, 1000))
+    assert [short(step) for step in range(80)] == [long(step) for step in range(80)]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from chargaff.cli.main import ExitCode
+from chargaff.cli.main import ExitCode, model_or_default
 from chargaff.errors import ConfigError
 
 
@@ -20,19 +20,19 @@ def run(
 ) -> ExitCode:
     """Report versions, devices and kernels; or test the strand contract of a model.
 
-    With MODEL --strands, a random sequence and its reverse complement are read,
+    With --strands, a random sequence and its reverse complement are read,
     and the differences are printed. A broken promise gives exit code 2.
 
     Args:
-        model: checkpoint name, hub id, folder or weight file.
+        model: checkpoint name, hub id, folder or weight file. [default: the model that comes with the package]
         strands: test what MODEL promises about the two strands.
         device: of the test: auto, cpu, cuda or cuda:N.
         as_json: print JSON.
     """
-    if strands != (model is not None):
-        raise ConfigError("doctor: give a model and --strands together, or neither")
-    if model is not None:
-        return _report_strands(model, device, as_json)
+    if model is not None and not strands:
+        raise ConfigError("doctor: a model is tested with --strands")
+    if strands:
+        return _report_strands(model_or_default(model), device, as_json)
     from chargaff.workflows.doctor import describe_backends, describe_machine
 
     machine, backends = describe_machine(), describe_backends()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from chargaff.cli.main import ExitCode, progress
+from chargaff.cli.main import ExitCode, model_and_input, progress
 from chargaff.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ Pool = Literal["mean", "mean-all", "max", "first", "last", "centre", "cls", "non
 
 def run(
     model: str,
-    input: str,
+    input: str | None = None,
     /,
     *,
     output: Annotated[Path, Parameter(alias="-o")],
@@ -51,7 +51,8 @@ def run(
     A run that was stopped continues when the same command is given again.
 
     Args:
-        model: checkpoint name (see `chargaff models`), hub id, folder or weight file.
+        model: checkpoint name (see `chargaff models`), hub id, folder or weight file; may be left out, then it is the
+            small Caduceus that comes with the package.
         input: what to embed.
         output: .parquet, .npy, .zarr or .tsv; .zarr alone can hold one vector a base.
         genome: FASTA file that the intervals of INPUT refer to.
@@ -93,7 +94,8 @@ def run(
         batch_tokens=batch_tokens,
         max_unknown=max_unknown,
     )
-    job = plan_embedding(model, input, options, genome=genome, column=column, device=device)
+    model_name, source = model_and_input(model, input)
+    job = plan_embedding(model_name, source, options, genome=genome, column=column, device=device)
     check_output(job, output, overwrite=overwrite)
     if dry_run:
         rows, width = job.store_shape

@@ -96,6 +96,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report_bug()
 
 
+def model_and_input(first: str, second: str | None) -> tuple[str, str]:
+    """MODEL and INPUT of a verb whose MODEL may be left out: then it is the one that comes with the package."""
+    if second is not None:
+        return first, second
+    return model_or_default(None), first
+
+
+def model_or_default(model: str | None) -> str:
+    """The model that was named, or the one that comes with the package; the latter is said in a line."""
+    from chargaff.hub.catalog import DEFAULT_MODEL
+
+    if model is None:
+        logging.getLogger("chargaff").info("model: %s, which comes with chargaff", DEFAULT_MODEL)
+    return model or DEFAULT_MODEL
+
+
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """A function that moves a progress bar on stderr forward; nothing is shown where that is no terminal."""

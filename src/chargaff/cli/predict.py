@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from chargaff.cli.main import ExitCode, progress
+from chargaff.cli.main import ExitCode, model_and_input, progress
 
 _LOG = logging.getLogger(__name__)
 
 
 def run(
     model: str,
-    input: str,
+    input: str | None = None,
     /,
     *,
     output: Annotated[Path, Parameter(alias="-o")],
@@ -37,7 +37,8 @@ def run(
     OUTPUT.rejected.tsv (exit code 3).
 
     Args:
-        model: folder of a fine-tuned model (`model` in the folder of a run).
+        model: folder of a fine-tuned model (`model` in the folder of a run); may be left out, as in other verbs, but
+            the model that comes with the package has not been fine-tuned.
         input: what to predict for.
         output: .parquet or .tsv; a row per record.
         genome: FASTA file that the intervals of INPUT refer to.
@@ -55,7 +56,8 @@ def run(
 
     check_output(output, overwrite=overwrite)
     options = PredictOptions(long_records, strands, dtype, batch_tokens, max_unknown)
-    job = plan_prediction(model, input, options, genome=genome, column=column, device=device)
+    model_name, source = model_and_input(model, input)
+    job = plan_prediction(model_name, source, options, genome=genome, column=column, device=device)
     if dry_run:
         print(job.describe(), job.cost(), sep="\n")
         return ExitCode.DONE

@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from chargaff.cli.main import ExitCode, progress
+from chargaff.cli.main import ExitCode, model_and_input, progress
 
 _LOG = logging.getLogger(__name__)
 
 
 def run(
     model: str,
-    input: str,
+    input: str | None = None,
     /,
     *,
     output: Annotated[Path, Parameter(alias="-o")],
@@ -47,7 +47,8 @@ def run(
     sum and the perplexity of each record.
 
     Args:
-        model: checkpoint name (see `chargaff models`), hub id, folder or weight file.
+        model: checkpoint name (see `chargaff models`), hub id, folder or weight file; may be left out, then it is the
+            small Caduceus that comes with the package.
         input: what to score.
         output: .parquet, .tsv, .tsv.gz or .bw (bigWig; values rounded to 3 decimals).
         genome: FASTA file that the intervals of INPUT refer to.
@@ -82,7 +83,8 @@ def run(
         max_unknown=max_unknown,
     )
     settings = apply_overrides({}, set_config or [])
-    job = plan_scoring(model, input, options, genome=genome, column=column, device=device, config=settings)
+    model_name, source = model_and_input(model, input)
+    job = plan_scoring(model_name, source, options, genome=genome, column=column, device=device, config=settings)
     check_output(job, output, overwrite=overwrite)
     if dry_run:
         print(job.describe(), job.cost(), sep="\n")

@@ -9,10 +9,14 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from chargaff.errors import ConfigError
 from chargaff.families import list_families
+
+DEFAULT_MODEL = "chargaff-caduceus-ps-mini"
+"""The checkpoint that comes with the package; verbs use it where no model is named."""
 
 HEADS = ("lm", "sequence", "token", "segmentation", "tracks", "pooler", "none")
 POOLINGS = ("mean", "mean-all", "max", "first", "last", "centre", "cls", "none")
@@ -31,7 +35,7 @@ class Checkpoint:
     family: str
     """Folder below `families`."""
     source: str
-    """"hub:<owner>/<repository>", or "none:<why there are no weights>"."""
+    """"hub:<owner>/<repository>", "package:<folder below chargaff/bundled>", or "none:<why there are no weights>"."""
     layout: str
     """Key of the family's layouts."""
     head: str
@@ -65,6 +69,12 @@ class Checkpoint:
         """ "owner/repository"; None where no weights are published."""
         kind, _, value = self.source.partition(":")
         return value if kind == "hub" else None
+
+    @property
+    def package_folder(self) -> Path | None:
+        """Where weights that came with this package lie; None for others."""
+        kind, _, value = self.source.partition(":")
+        return Path(str(files("chargaff.bundled").joinpath(value))) if kind == "package" else None
 
 
 @cache
@@ -174,9 +184,10 @@ def _check(row: Checkpoint, place: str) -> None:
         if getattr(row, key) < 1:
             raise ConfigError(f"{place}.{key}: expected a positive integer, got {getattr(row, key)}")
     kind, _, value = row.source.partition(":")
-    if kind not in ("hub", "none") or not value or (kind == "hub" and not _HUB_ID.fullmatch(value)):
-        raise ConfigError(f"{place}.source: expected 'hub:<owner>/<repository>' or 'none:<reason>', got {row.source!r}")
-    if kind == "hub" and not row.licence:
+    if kind not in ("hub", "package", "none") or not value or (kind == "hub" and not _HUB_ID.fullmatch(value)):
+        expected = "'hub:<owner>/<repository>', 'package:<folder>' or 'none:<reason>'"
+        raise ConfigError(f"{place}.source: expected {expected}, got {row.source!r}")
+    if kind != "none" and not row.licence:
         raise ConfigError(f"{place}: published weights need 'licence'")
     if row.revision and not _COMMIT.fullmatch(row.revision):
         raise ConfigError(f"{place}.revision: expected 40 hexadecimal digits or '', got {row.revision!r}")

@@ -71,7 +71,9 @@ def resolve(name_or_path: str | Path, *, offline: bool = False) -> LocalFiles:
 
 
 def find_cached(checkpoint: Checkpoint) -> Mapping[str, Path | None]:
-    """Where each file of a published checkpoint lies in the cache; None for what would be downloaded."""
+    """Where each file of a published checkpoint lies on this machine; None for what would be downloaded."""
+    if checkpoint.package_folder is not None:
+        return {name: checkpoint.package_folder / name for name in checkpoint.files}
     if checkpoint.hub_id is None:
         return {}
     if checkpoint.files:
@@ -85,6 +87,11 @@ def _is_path(text: str) -> bool:
 
 
 def _from_row(row: Checkpoint, revision: str, offline: bool) -> LocalFiles:
+    if row.package_folder is not None:
+        if revision:
+            raise ConfigError(f"model: {row.name} came with this package and has no revisions, got '@{revision}'")
+        weights = next(row.package_folder / name for name in row.files if name.endswith(_WEIGHT_SUFFIXES))
+        return LocalFiles(row.name, weights, _config_beside(weights), row)
     if row.hub_id is None:
         raise CheckpointError(
             f"{row.name}: there are no weights to load ({row.source.partition(':')[2]}); train your own with "

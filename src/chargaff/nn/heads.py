@@ -16,14 +16,26 @@ def _strand_mean(parts: tuple[Tensor, ...]) -> Tensor:
 class SequenceHead(nn.Module):
     """Pool, then one linear layer: class logits or regression values of a sequence."""
 
-    def __init__(self, width: int, num_outputs: int, *, pooling: str = "mean", bias: bool = True) -> None:
+    def __init__(
+        self, width: int, num_outputs: int, *, pooling: str = "mean", bias: bool = True, is_oriented: bool = False
+    ) -> None:
+        """
+        Args:
+            is_oriented: weights of their own for the two strands' views, which must both be there: the answer for a
+                sequence and for its reverse complement may differ.
+        """
         super().__init__()
         self.pooling = pooling
-        self.linear = nn.Linear(width, num_outputs, bias=bias)
+        self.is_oriented = is_oriented
+        self.linear = nn.Linear(2 * width if is_oriented else width, num_outputs, bias=bias)
 
     def forward(self, encoded: Encoded, mask: Tensor | None = None) -> Tensor:
-        """[B, num_outputs]; with two strands the mean of both outputs."""
-        return _strand_mean(tuple(self.linear(part) for part in pool_strands(encoded, mask, self.pooling)))
+        """[B, num_outputs]; with two strands the mean of both outputs, unless the head is oriented."""
+        parts = pool_strands(encoded, mask, self.pooling)
+        if self.is_oriented:
+            pooled: Tensor = self.linear(torch.cat(parts, -1))
+            return pooled
+        return _strand_mean(tuple(self.linear(part) for part in parts))
 
 
 class TokenHead(nn.Module):

@@ -250,6 +250,25 @@ def draw_map(
     return paint(name, draw, alt=alt, caption=caption, size=(390, 350 + 17 * lines))
 
 
+def draw_sites(
+    name: str, title: str, position: Floats, score: Floats, is_true: NDArray[np.bool_], *, y_label: str, alt: str
+) -> Picture:
+    """Scores [n] of candidate positions [n] along a sequence; true ones [n] are coloured, others grey."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.vlines(position[~is_true], 0, score[~is_true], color=MUTED, linewidth=0.8, alpha=0.6, label="other")
+        axes.vlines(position[is_true], 0, score[is_true], color=colour(0), linewidth=1.4)
+        style: dict[str, Any] = {"color": colour(0), "marker": marker(0), "linestyle": "none", "markersize": 5}
+        axes.plot(position[is_true], score[is_true], label="annotated", **style)
+        _set_title(axes, label_of(title))
+        axes.set(xlabel="position (bp)", ylabel=label_of(y_label), ylim=(0, 1.05))
+        axes.locator_params(axis="x", nbins=5)
+        _legend_below(figure, axes, columns=2)
+
+    return paint(name, draw, alt=alt, size=(380, 290))
+
+
 def draw_agreement(name: str, label: str, predicted: Floats, truth: Floats) -> Picture:
     """Predicted against true values [n], with the line where both are equal."""
     keep = _pick(len(truth))

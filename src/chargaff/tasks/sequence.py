@@ -30,8 +30,9 @@ def infer_problem(num_outputs: int, target: Tensor) -> Problem:
 class SequenceTask:
     """Pool the states of a sequence and predict.
 
-    Models that see both strands at once always average them. For others `conjoin_train` and `conjoin_eval` add a second
-    pass over the other strand and average the outputs; `rc_probability` shows single strands in either direction.
+    Models that see both strands at once average them, unless `is_oriented`. For others `conjoin_train` and
+    `conjoin_eval` add a second pass over the other strand and average the outputs; `rc_probability` shows single
+    strands in either direction.
     """
 
     tokenizer: Tokenizer
@@ -43,6 +44,8 @@ class SequenceTask:
     """Of reading a training sample from the other strand."""
     conjoin_train: bool = False
     conjoin_eval: bool = False
+    is_oriented: bool = False
+    """The two views of a model that sees both strands at once are not averaged but weighed apart."""
     counts_padding: bool = False
     """Padding goes through the model and the pool as if it were sequence, as in the published fine-tuning."""
     n_as_pad: bool = False
@@ -64,14 +67,21 @@ class SequenceTask:
             raise ConfigError("task.rc_probability: has no use beside conjoin_train, which shows both strands anyway")
 
     def head(self, model: Model) -> tuple[str, dict[str, Any]] | None:
-        options = {
+        options: dict[str, Any] = {
             "num_outputs": self.num_outputs,
             "problem": self.problem,
             "pooling": self.pooling,
             "bias": self.head_bias,
         }
+        if self.is_oriented:
+            if model.spec.strands != "equivariant":
+                raise ConfigError(
+                    "task.strands: oriented is for models that see both strands at once; with forward, "
+                    f"{model.spec.family} reads a sequence in its direction anyway"
+                )
+            options["oriented"] = True
         has_it = model.spec.head == "sequence" and all(
-            model.spec.head_options.get(name) == value for name, value in options.items()
+            model.spec.head_options.get(name) == value for name, value in {"oriented": None, **options}.items()
         )
         return None if has_it else ("sequence", options)
 

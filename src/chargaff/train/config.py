@@ -39,7 +39,9 @@ class OptimSpec(Table):
 class ScheduleSpec(Table):
     """Learning rate as a function of the step."""
 
-    kind: Literal["cosine", "linear", "constant", "step"] = "cosine"
+    kind: Literal["cosine", "linear", "constant", "step", "wsd"] = "cosine"
+    """"wsd": warm-up, stable, decay: constant, then a straight line down (MiniCPM, arXiv:2404.06395). How long the run
+    shall be can be decided late: up to the decay it does not depend on `max_steps`."""
     warmup: Annotated[float, Field(ge=0)] = 0.1
     """Length of the linear warm-up as a fraction of the horizon; may end between two steps."""
     warmup_steps: Annotated[float, Field(ge=0)] | None = None
@@ -47,8 +49,10 @@ class ScheduleSpec(Table):
     warmup_lr: Annotated[float, Field(ge=0)] = 1e-6
     """Learning rate of step 0."""
     min_lr: Annotated[float, Field(ge=0)] | None = None
-    """Where cosine and linear end; None: `min_lr_ratio` times the highest rate."""
+    """Where cosine, linear and wsd end; None: `min_lr_ratio` times the highest rate."""
     min_lr_ratio: Fraction = 0.0
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Of "wsd": length of the decay as a fraction of the horizon."""
     after_warmup: bool = True
     """cosine and linear begin when the warm-up ends; false: they run from step 0 and the warm-up hides their start."""
     milestones: tuple[Fraction, ...] = (0.5, 0.75)

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from chargaff.config import Table, apply_overrides, check_table, parse_override, read_toml
 from chargaff.errors import ConfigError
+from chargaff.hub.catalog import DEFAULT_MODEL
 from chargaff.train.config import Fraction, TrainSpec
 
 Probability = Annotated[float, Field(gt=0, le=1)]
@@ -80,9 +81,11 @@ class SequenceTaskTable(Table):
     kind: Literal["sequence"]
     pooling: Literal["mean", "max", "first", "last", "centre", "cls"] = "mean"
     """centre: the middle position, for windows around a site."""
-    strands: Literal["forward", "augment", "conjoin-eval", "conjoin"] = "forward"
+    strands: Literal["forward", "augment", "conjoin-eval", "conjoin", "oriented"] = "forward"
     """forward: as given. augment: in training either strand, at random. conjoin-eval: the same, and in evaluation both,
-    averaged. conjoin: both, averaged, always. Equivariant models see both strands whatever is said here."""
+    averaged. conjoin: both, averaged, always. Equivariant models see both strands whatever is said here and average
+    them: a sequence and its reverse complement get the same answer. oriented lets them answer differently, for
+    sequences that have a direction, such as windows along transcripts."""
     head_bias: bool = True
     counts_padding: bool | None = None
     """Padding is pooled as if it were sequence, as in the published fine-tuning; None: if the model has no mask."""
@@ -244,7 +247,8 @@ class PretrainRun(Table):
 class FinetuneRun(Table):
     """A fine-tuning run."""
 
-    model: ModelTable
+    model: ModelTable = ModelTable(name=DEFAULT_MODEL)
+    """Without this table, the checkpoint that comes with the package."""
     task: SequenceTaskTable
     data: Annotated[DatasetTable | FilesTable, Field(discriminator="kind")]
     train: FinetuneTrainSpec

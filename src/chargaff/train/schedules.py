@@ -65,6 +65,23 @@ def step_schedule(
     return _warmed(decay, lr, warmup_steps, warmup_lr, False, float("inf"), lr)
 
 
+def wsd_schedule(
+    lr: float,
+    *,
+    horizon_steps: float,
+    decay_steps: float,
+    warmup_steps: float = 0.0,
+    warmup_lr: float = 1e-6,
+    min_lr: float = 0.0,
+) -> Schedule:
+    """Linear warm-up, constant, then a straight line down to `min_lr` over the last `decay_steps` of the horizon."""
+
+    def decay(t: float) -> float:
+        return lr + (min_lr - lr) * max(0.0, (t - horizon_steps + decay_steps) / decay_steps)
+
+    return _warmed(decay, lr, warmup_steps, warmup_lr, False, horizon_steps, min_lr)
+
+
 def make_schedule(spec: ScheduleSpec, lr: float, horizon_steps: int) -> Schedule:
     """The schedule of a run whose learning rate is planned over `horizon_steps` optimizer steps, warm-up included."""
     warmup = spec.warmup * horizon_steps if spec.warmup_steps is None else spec.warmup_steps
@@ -73,13 +90,23 @@ def make_schedule(spec: ScheduleSpec, lr: float, horizon_steps: int) -> Schedule
     if spec.kind == "step":
         marks = [fraction * horizon_steps for fraction in spec.milestones]
         return step_schedule(lr, milestones=marks, gamma=spec.gamma, warmup_steps=warmup, warmup_lr=spec.warmup_lr)
+    min_lr = spec.min_lr_ratio * lr if spec.min_lr is None else spec.min_lr
+    if spec.kind == "wsd":
+        return wsd_schedule(
+            lr,
+            horizon_steps=horizon_steps,
+            decay_steps=spec.decay * horizon_steps,
+            warmup_steps=warmup,
+            warmup_lr=spec.warmup_lr,
+            min_lr=min_lr,
+        )
     make = cosine_schedule if spec.kind == "cosine" else linear_schedule
     return make(
         lr,
         horizon_steps=max(1.0, horizon_steps - warmup if spec.after_warmup else horizon_steps),
         warmup_steps=warmup,
         warmup_lr=spec.warmup_lr,
-        min_lr=spec.min_lr_ratio * lr if spec.min_lr is None else spec.min_lr,
+        min_lr=min_lr,
         after_warmup=spec.after_warmup,
     )
 

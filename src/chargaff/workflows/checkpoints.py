@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -38,7 +39,7 @@ def checkpoint_rows() -> list[dict[str, Any]]:
 
 def is_here(row: Checkpoint) -> str:
     """ "yes", "no", or "no weights" where none are published."""
-    if row.hub_id is None:
+    if row.source.startswith("none:"):
         return "no weights"
     return "yes" if all(find_cached(row).values()) else "no"
 
@@ -53,8 +54,8 @@ def describe_checkpoint(name_or_path: str) -> dict[str, Any]:
     row = find_checkpoint(name_or_path)
     if row is not None:
         described = asdict(row)
-        described["files"] = _places(find_cached(row)) if row.hub_id else {}
-        return described
+        described["files"] = _places(find_cached(row))
+        return described if row.package_folder is None else described | _essentials(row.package_folder)
     files = resolve(name_or_path, offline=True)
     spec = describe(files, {}).spec
     return {
@@ -102,6 +103,25 @@ def export_checkpoint(
             save(model, folder, overwrite=overwrite)
         else:
             export(model, folder, layout, overwrite=overwrite)
+
+
+def _essentials(folder: Path) -> dict[str, Any]:
+    """Of the training record of a model that comes with the package; its card says the rest."""
+    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    judged = {
+        species.replace(
+            "_", " "
+        ): f"{found['model']['nats']:.3f} (base composition {found['composition']['nats']:.3f}, "
+        f"counts of the {counts['k']} bases on either side {counts['nats']:.3f})"
+        for species, rates in record["held_out"].items()
+        for found in [rates["15 %"]]
+        for counts in [found["counts, same input"]]
+    }
+    return {
+        "training": {name: record[name] for name in ("recipe", "seed", "steps", "tokens", "hours", "hardware")},
+        "held-out cross-entropy in nats, 15 % of the bases hidden": judged,
+        "card": str(folder / "README.md"),
+    }
 
 
 def _places(files: Mapping[str, Path | None]) -> dict[str, str]:

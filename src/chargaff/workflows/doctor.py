@@ -130,7 +130,9 @@ def _check_head(model: Model, forward: Tensor, reverse: Tensor) -> list[StrandCh
     if model.spec.head != "lm":
         if one.dim() == 3:
             other = other.flip(1)
-        return [_compare(f"outputs of the {model.spec.head} head", one, other, is_equivariant or uses_both)]
+        other = other[..., model.spec.head_options.get("opposite") or slice(None)]
+        is_promised = (is_equivariant or uses_both) and not model.spec.head_options.get("oriented", False)
+        return [_compare(f"outputs of the {model.spec.head} head", one, other, is_promised)]
     assert model.tokenizer.complement is not None
     columns = torch.arange(one.shape[-1], device=one.device)
     table = torch.as_tensor(model.tokenizer.complement, device=one.device).long()

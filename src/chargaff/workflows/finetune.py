@@ -102,7 +102,7 @@ def open_finetuning(run: FinetuneRun) -> Finetuning:
     model = open_model(run.model, seed=run.train.seed, head="none")
     rule = _token_rule(run, data, cast(Any, model.backbone).rule)
     _check_lengths(model, rule, data)
-    make_task(run.task, data.labels, model)
+    make_task(run.task, data.labels, model).head(model)
     return Finetuning(run, data, rule, model)
 
 
@@ -267,6 +267,7 @@ def make_task(table: SequenceTaskTable, labels: Labels, model: Model) -> Sequenc
         rc_probability=0.5 if table.strands in ("augment", "conjoin-eval") else 0.0,
         conjoin_train=table.strands == "conjoin",
         conjoin_eval=table.strands == "conjoin-eval",
+        is_oriented=table.strands == "oriented",
         counts_padding=_counts_padding(table, model),
         n_as_pad=table.n_as_pad,
         class_weights=weights,
