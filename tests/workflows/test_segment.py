@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from chargaff.cli.main import ExitCode, main
-from chargaff.data.tiling import Frame
 from chargaff.errors import ConfigError, InputError
+from chargaff.families import get_family
 from chargaff.hub.load import create, load
 from chargaff.hub.save import save
 from chargaff.io.fasta import Genome
@@ -105,35 +105,45 @@ def test_both_strands_are_averaged_with_strands_of_elements_swapped(fasta):
         assert np.allclose(both[place], (forward[place] + other[place]) / 2, atol=1e-6)
 
 
-def test_a_model_of_one_input_length_answers_the_middle(model, fasta):
-    """Windows reach beyond contigs where they must, filled with N; here the frame is given by hand."""
-    job = plan_segmenting(model, fasta, SegmentOptions(window_bp=400))
-    from chargaff.data.tiling import find_places, plan_pieces
+NT = {
+    "vocab_size": 75,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 20,
+    "position_embedding_type": "rotary",
+    "features": ["a", "b"],
+}
+ENFORMER = {**get_family("enformer").tiny["all-bins"], "features": ["a", "b"]}
 
-    frame = Frame(400, 100, 200, is_fixed=True)
-    places = find_places(job.intervals, dict(job.genome.lengths), job.unknown, crosses_unknown=True)
-    pieces = plan_pieces(places, frame, overlap_bp=40, piece_bp=10_000)
-    fixed = replace(job, frame=frame, overlap_bp=40, parts=tuple((piece,) for piece in pieces))
-    # the tiny model answers all 400 bases: the middle ones count
-    found = probabilities_of_middle(fixed)
+
+def labelled(family, config):
+    made = create(family, config, head="segmentation", num_outputs=2, seed=3)
+    made.spec = replace(made.spec, labels=("a", "b"))
+    return made.eval()
+
+
+def test_longer_tokens_neither_see_n_nor_lose_a_base(fasta):
+    model = labelled("nucleotide_transformer", NT)
+    job = plan_segmenting(model, fasta, SegmentOptions(window_bp=500, strands="both", overlap_bp=20))
+    assert job.frame.input_bp == 492  # a multiple of 3 bases times 4 tokens
+    found = probabilities(job)
     assert sorted(found["tiny"]) == list(range(20))
+    assert sorted(found["two"]) == [*range(300), *range(550, 850)]
+    assert all(np.isfinite(values).all() for rows in found.values() for values in rows.values())
+    # single unknown bases between others were shown as A
+    bases = Genome(fasta).fetch("two", 550, 850)
+    assert (bases == ord("N")).any()
 
 
-def probabilities_of_middle(job):
-    class Middle(torch.nn.Module):
-        def __init__(self, head):
-            super().__init__()
-            self.inner = head
-
-        def forward(self, encoded, mask=None):
-            return self.inner(encoded, mask)[:, 100:300]
-
-    head = job.model.head
-    job.model.head = Middle(head)
-    try:
-        return probabilities(job)
-    finally:
-        job.model.head = head
+def test_a_model_of_bins_reads_beyond_the_contig(fasta):
+    model = labelled("enformer", ENFORMER)
+    unit = model.backbone.rule.multiple_of * model.head.multiple_of
+    job = plan_segmenting(model, fasta, SegmentOptions(window_bp=2 * unit, overlap_bp=8))
+    assert job.frame.is_fixed
+    found = probabilities(job)
+    assert sorted(found["tiny"]) == list(range(20))
+    assert sorted(found["one"]) == list(range(1500))
 
 
 def test_files_agree_with_each_other(model, fasta, tmp_path):

@@ -218,23 +218,24 @@ def _unknown(genome: Genome, name: str, intervals: list[Interval], options: Segm
 
 def _frame(model: Model, options: SegmentOptions) -> Frame:
     """What the model reads at once and where its answers lie."""
-    rule: InputRule = cast(Backbone, model.backbone).rule
-    token_bp = int(model.tokenizer.token_bp.max())
-    if rule.fixed_bp is not None:
-        if options.window_bp not in (None, rule.fixed_bp):
-            raise ConfigError(f"window-bp: {model.spec.family} reads windows of {rule.fixed_bp:,} bp only")
-        grid = getattr(model.head, "grid", None)
-        if grid is None:
-            return Frame(rule.fixed_bp, is_fixed=True)
-        return Frame(rule.fixed_bp, grid.offset_bp, grid.size * grid.step_bp, is_fixed=True)
-    multiple_bp = token_bp * rule.multiple_of
-    window_bp = options.window_bp or model.spec.context_bp or (rule.max_tokens or 1024) * token_bp
+    rule, head = cast(Backbone, model.backbone).rule, cast(Any, model.head)
+    is_by_base = model.tokenizer.complement is not None
+    token_bp = 1 if is_by_base else int(model.tokenizer.token_bp.max())
+    multiple_bp = token_bp * rule.multiple_of * getattr(head, "multiple_of", 1)
+    window_bp = options.window_bp or rule.fixed_bp or model.spec.context_bp or 1024 * token_bp
+    if rule.fixed_bp is not None and window_bp != rule.fixed_bp:
+        raise ConfigError(f"window-bp: {model.spec.family} reads windows of {rule.fixed_bp:,} bp only")
     window_bp = max(window_bp // multiple_bp, 1) * multiple_bp
-    if rule.max_tokens is not None and window_bp // token_bp > rule.max_tokens:
+    if rule.max_tokens is not None and window_bp // token_bp + getattr(head, "num_special", 0) > rule.max_tokens:
         raise ConfigError(
             f"window-bp: {window_bp:,} bp are more than the {rule.max_tokens:,} tokens that {model.spec.family} takes"
         )
-    return Frame(window_bp, multiple_bp=multiple_bp)
+    if not hasattr(head, "grid"):
+        return Frame(window_bp, multiple_bp=multiple_bp, is_fixed=rule.fixed_bp is not None)
+    grid = head.grid(window_bp)
+    # where N is a row of zeros, what lies beyond a contig is shown as N; all windows are as long as in training
+    is_fixed = rule.fixed_bp is not None or rule.n_bases == "zero"
+    return Frame(window_bp, grid.offset_bp, grid.size * grid.step_bp, multiple_bp, is_fixed)
 
 
 def _parts(pieces: list[Piece], piece_bp: int) -> tuple[tuple[Piece, ...], ...]:
