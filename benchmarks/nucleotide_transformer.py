@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -64,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(THREADS)
     rows = [_ragged(args.sequences), _v1(), *_tokenisation()]
     notes = [
-        f"{THREADS} threads, float32; both sides in turn, a process each; weights are random and the same on both sides",
+        f"{THREADS} threads, float32; both sides in turn, a process each; weights are random, the same on both",
         f"ragged: {args.sequences} random sequences, lengths log-uniform from {SHORTEST_BP} to {LONGEST_BP:,} bp, in "
         "random order; mean of the final states behind <cls>. The peer is transformers' EsmModel with the gated "
         "feed-forward part of v2 put in, in batches of 8 padded to their longest, from token ids; ours is `embed` from "
@@ -87,9 +86,7 @@ class Peer:
         command = [os.environ["CHARGAFF_PEERS_PYTHON"], str(script), str(folder), str(THREADS)]
         # the peer keeps the threads' default way of waiting, which suits a program with one thread pool
         kept = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kept
-        )
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kept)
 
     def ask(self, *words: object) -> tuple[float, np.ndarray]:
         """Seconds of a pass, and its result."""

@@ -1,6 +1,7 @@
 """Embeddings and attention maps of a model whose tokens are longer than a base."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import zarr
 
 from chargaff.data.windows import plan_windows
 from chargaff.errors import ConfigError, InputError
-from chargaff.seq.alphabet import to_array
+from chargaff.seq.alphabet import reverse_complement, to_array, to_string
 from chargaff.workflows.attention import attention_maps, maps_to_file, parse_pairs
 from chargaff.workflows.embed import EmbedOptions, embed, plan_embedding
 from tests.workflows.toy import random_bases, tiny_model
@@ -53,6 +54,23 @@ def test_layers_follow_the_published_numbering(model):
             np.testing.assert_allclose(row, expected[0, 1:].mean(0).numpy(), rtol=1e-4, atol=1e-6)
     with pytest.raises(ConfigError, match="layer"):
         embed(model, RECORDS, EmbedOptions(layer=3))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean-all", "max", "first", "last", "cls"])
+def test_both_strands_are_averaged_after_pooling(model, pooling):
+    sequence = random_bases(500) + "NN" + random_bases(100, seed=3)
+    options = EmbedOptions(pooling=pooling, window_bp=200, overlap_bp=51)
+    turned = embed(model, [to_string(reverse_complement(to_array(sequence)))], replace(options, strands="both"))
+    both = embed(model, [sequence], replace(options, strands="both"))
+    assert both.vectors.shape == (1, model.backbone.width)
+    short = sequence[:150]  # one window, which both strands share
+    one = embed(model, [short], replace(options, strands="both")).vectors
+    other = to_string(reverse_complement(to_array(short)))
+    expected = (embed(model, [short], options).vectors + embed(model, [other], options).vectors) / 2
+    np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-5)
+    assert turned.vectors.shape == both.vectors.shape
+    with pytest.raises(ConfigError, match="averaged after pooling"):
+        embed(model, [short], EmbedOptions(pooling="none", strands="both"))
 
 
 def test_one_vector_a_base_repeats_those_of_the_tokens(model):

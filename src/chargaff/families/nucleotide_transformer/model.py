@@ -298,7 +298,9 @@ class NucleotideTransformer(nn.Module):
         for depth, block in enumerate(self.encoder.layer, start=1):
             heads = wanted.get(depth, ())
             x, branch, maps = run_block(block, x, places, heads, recompute=self.checkpointing)
-            found |= {name: maps[head] for head in heads if (name := f"attn.{depth}.{head}") in taps}
+            for head, weights in maps.items():
+                if f"attn.{depth}.{head}" in taps:
+                    found[f"attn.{depth}.{head}"] = weights
             if f"attn.{depth}" in taps:
                 found[f"attn.{depth}"] = torch.stack([maps[head] for head in range(self.num_heads)], 1)
             for name, state in ((f"layer.{depth}", x), (f"layer.{depth}.branch", branch)):
