@@ -20,9 +20,15 @@ import chargaff.integrations.transformers  # noqa: F401 - what is tested
 from chargaff.families import get_family
 from chargaff.hub.save import export, save
 from chargaff.model import Model
+from tests.conftest import shared_data
 from tests.contract.tiny import tiny_model
 
 GOLDENS = Path(__file__).resolve().parent.parent / "goldens" / "data"
+
+
+def stored(relative: str) -> Path:
+    """A file or folder of references: the repository's copy, else the shared data's."""
+    return GOLDENS / relative if (GOLDENS / relative).exists() else shared_data(f"goldens/{relative}")
 
 
 def saved(family: str, variant: str, folder: Path, **options: Any) -> Path:

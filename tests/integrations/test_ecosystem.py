@@ -243,6 +243,15 @@ def test_generate_continues_as_chargaff_does(variant, tmp_path):
     assert sampled.shape == (3, 38)
 
 
+def test_generation_settings_are_saved(tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(saved("mamba", "tied", tmp_path / "model"))
+    model.generation_config.top_k = 3
+    model.generation_config.do_sample = True
+    model.save_pretrained(tmp_path / "again")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again").generation_config
+    assert (again.top_k, again.suppress_tokens) == (3, model.generation_config.suppress_tokens)
+
+
 @pytest.mark.parametrize("variant", CAUSAL)
 def test_generate_with_beams_and_with_padding_equals_single_prompts(variant, tmp_path):
     folder = saved(*variant, tmp_path / "model")

@@ -21,10 +21,9 @@ from transformers import (
 import chargaff.integrations.transformers
 from chargaff.families import get_family
 from chargaff.hub.load import create
-from chargaff.tokenizers.bpe import BpeTokenizer
-from tests.conftest import shared_data
+from chargaff.tokenizers.bpe import BpeTokenizer, letters_definition
 from tests.contract.tiny import tiny_model
-from tests.integrations.folders import GOLDENS, close, exported, golden, logits_of, published
+from tests.integrations.folders import GOLDENS, close, exported, golden, logits_of, published, stored
 
 CADUCEUS = """
 import chargaff.integrations.transformers
@@ -135,7 +134,7 @@ def test_the_snippet_of_hyenadna(tmp_path):
 
 
 def test_the_snippet_of_dnabert_s(tmp_path):
-    definition = shared_data("goldens/dnabert/tokenizer.json").read_text()
+    definition = stored("dnabert/tokenizer.json").read_text()
     config = {"vocab_size": 4096, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
               "intermediate_size": 24}  # fmt: skip
     model = create("dnabert2", config, head="pooler")
@@ -150,7 +149,7 @@ def test_the_snippet_of_dnabert_s(tmp_path):
 
 
 def test_the_snippet_of_the_nucleotide_transformer():
-    names = run(NUCLEOTIDE_TRANSFORMER, shared_data("goldens/nt/hub_v1_tiny"))
+    names = run(NUCLEOTIDE_TRANSFORMER, stored("nt/hub_v1_tiny"))
     assert names["mean_sequence_embeddings"].shape == (2, 30)
     assert len(names["torch_outs"]["hidden_states"]) == 3
     single = names["model"](names["tokenizer"]("ATTCCGATTCCGATTCCG", return_tensors="pt")["input_ids"],
@@ -162,15 +161,15 @@ def test_the_snippet_of_the_nucleotide_transformer():
 @pytest.mark.parametrize("kind", [AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification,
                                   AutoModelForTokenClassification])  # fmt: skip
 def test_published_folders_that_name_a_stock_type_or_none_are_ours(folder, kind):
-    model = kind.from_pretrained(shared_data(f"goldens/nt/{folder}"))
+    model = kind.from_pretrained(stored(f"nt/{folder}"))
     assert type(model).__module__.startswith("chargaff.")
     assert model.config.family == "nucleotide_transformer"
 
 
 @pytest.mark.parametrize(("name", "expected"), [("hub_v1_tiny", "v1_hf_agro_like"), ("hub_v2_tiny", "hub_v2_tiny")])
 def test_nucleotide_transformers_give_the_published_states(name, expected):
-    tensors, _ = golden(str(shared_data(f"goldens/nt/{expected}.safetensors")).removesuffix(".safetensors"))
-    model = AutoModelForMaskedLM.from_pretrained(shared_data(f"goldens/nt/{name}"))
+    tensors, _ = golden(str(stored(f"nt/{expected}.safetensors")).removesuffix(".safetensors"))
+    model = AutoModelForMaskedLM.from_pretrained(stored(f"nt/{name}"))
     ids = tensors["input.input_ids"]
     mask = tensors.get("input.attention_mask", torch.ones_like(ids))
     with torch.no_grad():
@@ -242,6 +241,31 @@ def test_hyenadna_classifiers_read_the_position_before_the_padding(tmp_path):
                 assert close(found.loss, tensors["output.loss_left_padded"].view(()), 1e-4)
 
 
+ENCODERS = {
+    "dnabert/mlm_h2": (AutoModelForMaskedLM, {"model_type": "bert", "alibi_starting_size": 512}),
+    "dnabert/seqcls_3way": (AutoModelForSequenceClassification, {"model_type": "bert", "alibi_starting_size": 512}),
+    "nt/v1_hf_mlm": (AutoModelForMaskedLM, {"model_type": "esm"}),
+    "nt/v2_hub_mlm": (AutoModelForMaskedLM, {}),
+    "nt/v1_hf_seqcls": (AutoModelForSequenceClassification, {"model_type": "esm"}),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoders_give_the_published_logits_and_loss(name, tmp_path):
+    kind, marks = ENCODERS[name]
+    tensors = published(name, tmp_path / "model", **marks)
+    if name.startswith("dnabert"):
+        (tmp_path / "model" / "tokenizer.json").write_text(letters_definition())
+    model = kind.from_pretrained(tmp_path / "model")
+    ids, mask = tensors["input.input_ids"], tensors["input.attention_mask"]
+    with torch.no_grad():
+        found = model(ids, attention_mask=mask, labels=tensors.get("input.labels"))
+    real = mask.bool() if found.logits.dim() == 3 else slice(None)
+    assert close(found.logits[real], tensors["output.logits"][real], 1e-4)
+    if "output.loss" in tensors:
+        assert close(found.loss, tensors["output.loss"].view(()), 1e-4)
+
+
 def test_a_loaded_hyenadna_classifier_reads_the_last_position_in_chargaff_too(tmp_path):
     published("hyenadna/hf_sequence_classification", tmp_path / "model", model_type="hyenadna")
     assert chargaff.load(tmp_path / "model", device="cpu").spec.head_options["pooling"] == "last"
@@ -265,7 +289,7 @@ def test_the_tokenizer_of_caduceus_gives_the_stored_ids():
 
 @pytest.mark.parametrize(("name", "size"), [("hub_v1_6mer", 4105), ("hub_v2_6mer", 4107), ("hub_v2_3mer", 75)])
 def test_the_tokenizer_of_the_nucleotide_transformer_gives_the_stored_ids(name, size, tmp_path):
-    cases = json.loads(shared_data("goldens/nt/tokenizer_cases.json").read_text())["cases"]
+    cases = json.loads(stored("nt/tokenizer_cases.json").read_text())["cases"]
     tiny = get_family("nucleotide_transformer").tiny["v1" if "v1" in name else "v2"]
     model = create("nucleotide_transformer", {**tiny, "vocab_size": size})
     tokenizer = AutoTokenizer.from_pretrained(exported(model, tmp_path / "model"))
@@ -277,8 +301,8 @@ def test_the_tokenizer_of_the_nucleotide_transformer_gives_the_stored_ids(name, 
 
 
 def test_the_tokenizer_of_dnabert_gives_the_stored_ids(tmp_path):
-    definition = shared_data("goldens/dnabert/tokenizer.json").read_text()
-    tensors, meta = golden(str(shared_data("goldens/dnabert/tokenizer.safetensors")).removesuffix(".safetensors"))
+    definition = stored("dnabert/tokenizer.json").read_text()
+    tensors, meta = golden(str(stored("dnabert/tokenizer.safetensors")).removesuffix(".safetensors"))
     model = tiny_model("dnabert2", "two-heads", head="none")
     model = create("dnabert2", {**model.spec.config.to_json(), "vocab_size": 4096}, head="none")
     model.tokenizer = BpeTokenizer(definition)

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import GenerationMixin
+from transformers import GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import (
     BaseModelOutput,
     BaseModelOutputWithPooling,
@@ -14,6 +15,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from chargaff.errors import ConfigError, InputError
 from chargaff.families import get_family
@@ -132,6 +134,15 @@ class ChargaffForCausalLM(ChargaffPreTrainedModel, GenerationMixin):
         letters = [number for number in range(min(rows, len(vocab))) if vocab[number] in ("A", "C", "G", "T")]
         self.generation_config.suppress_tokens = [number for number in range(rows) if number not in letters]
         self.generation_config.pad_token_id = self.dna_tokenizer.pad_id
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As for all classes, with the generation settings that a folder of ours holds."""
+        found = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = found[0] if isinstance(found, tuple) else found
+        if (Path(pretrained_model_name_or_path) / GENERATION_CONFIG_NAME).is_file():
+            model.generation_config = GenerationConfig.from_pretrained(pretrained_model_name_or_path)
+        return found
 
     def forward(
         self,
