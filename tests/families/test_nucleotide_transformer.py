@@ -224,6 +224,14 @@ def test_a_long_input_is_refused_by_a_table_and_read_with_rotary_positions():
     assert tiny("v2").encode(torch.full((1, 200), 7)).hidden.isfinite().all()
 
 
+def test_a_rotary_model_can_be_loaded_for_longer_inputs():
+    changes = {"rescaling_factor": 2.0, "max_position_embeddings": 202}
+    model = chargaff.load(GOLDENS / "hub_v2_tiny", device="cpu", config=changes)
+    assert model.backbone.rule.max_tokens == 200
+    vectors = chargaff.embed(model, ["ACG" * 190], chargaff.EmbedOptions(window_bp=597)).vectors
+    assert np.isfinite(vectors).all()
+
+
 def test_rescaling_changes_the_base_as_published():
     config = NucleotideTransformerConfig.from_json(
         {**FAMILY.tiny["v2"], "rescaling_factor": 2.44140625, "key_size": 64}
