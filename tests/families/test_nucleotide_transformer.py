@@ -209,6 +209,18 @@ def test_attention_maps_are_what_values_are_averaged_with():
         model.encode(ids, mask, taps=["attn.3.0"])
 
 
+@pytest.mark.parametrize("key", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+def test_dropout_acts_in_training_alone(key):
+    model = tiny("v2", **{key: 0.5})
+    ids, mask = padded(model, [12, 5])
+    plain = tiny("v2")
+    plain.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        expected = plain.encode(ids, mask).hidden
+        assert torch.equal(model.encode(ids, mask).hidden, expected)
+        assert not torch.allclose(model.train().encode(ids, mask).hidden, expected)
+
+
 def test_maps_are_made_only_where_asked():
     model, calls = tiny("v2"), []
     for block in model.backbone.blocks:

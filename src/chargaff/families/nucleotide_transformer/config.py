@@ -23,7 +23,7 @@ _FROM_JAX = {
     "ffn_activation_name": "ffn_activation",
 }
 """Names of hyperparams.json and of the JAX code's config -> ours, where they differ."""
-_UNSUPPORTED = {"attention_probs_dropout_prob": 0.0, "is_decoder": False, "is_folding_model": False}
+_UNSUPPORTED = {"is_decoder": False, "is_folding_model": False}
 """Published keys, and the only value built here."""
 
 
@@ -75,6 +75,8 @@ class NucleotideTransformerConfig:
     """LayerNorm before each branch; else after its sum with the stream."""
     hidden_dropout_prob: float = 0.0
     """While training: of both branches and of the classification head."""
+    attention_probs_dropout_prob: float = 0.0
+    """While training: of the attention weights."""
     pads: Literal["packed", "hub", "jax"] = "packed"
     """Padding: "packed" spends no work on it and gives zeros there. The others compute what the originals happen to
     give at pad positions: "hub" zeroes their embedding, "jax" lets them look at everything; real positions agree."""
