@@ -209,6 +209,18 @@ def test_attention_maps_are_what_values_are_averaged_with():
         model.encode(ids, mask, taps=["attn.3.0"])
 
 
+@pytest.mark.parametrize("key", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+def test_dropout_acts_in_training_alone(key):
+    model = tiny("v2", **{key: 0.5})
+    ids, mask = padded(model, [12, 5])
+    plain = tiny("v2")
+    plain.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        expected = plain.encode(ids, mask).hidden
+        assert torch.equal(model.encode(ids, mask).hidden, expected)
+        assert not torch.allclose(model.train().encode(ids, mask).hidden, expected)
+
+
 def test_maps_are_made_only_where_asked():
     model, calls = tiny("v2"), []
     for block in model.backbone.blocks:
@@ -222,6 +234,14 @@ def test_a_long_input_is_refused_by_a_table_and_read_with_rotary_positions():
     with pytest.raises(InputError, match=r"200 tokens exceed this model's table of 128 positions.*windows"):
         tiny("v1").encode(torch.full((1, 200), 7))
     assert tiny("v2").encode(torch.full((1, 200), 7)).hidden.isfinite().all()
+
+
+def test_a_rotary_model_can_be_loaded_for_longer_inputs():
+    changes = {"rescaling_factor": 2.0, "max_position_embeddings": 202}
+    model = chargaff.load(GOLDENS / "hub_v2_tiny", device="cpu", config=changes)
+    assert model.backbone.rule.max_tokens == 200
+    vectors = chargaff.embed(model, ["ACG" * 190], chargaff.EmbedOptions(window_bp=597)).vectors
+    assert np.isfinite(vectors).all()
 
 
 def test_rescaling_changes_the_base_as_published():

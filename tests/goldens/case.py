@@ -28,7 +28,7 @@ GRADIENT_TOLERANCE: dict[str, Tolerance] = {
     "llama": lambda b: max(2e-5 * _largest(b), 1e-30),
     **dict.fromkeys(("segment", "enformer", "borzoi"), lambda b: max(1e-4 * _largest(b), 1e-30)),
     # keys' biases have no effect on a softmax: their stored gradients are rounding errors around 1e-8
-    "nt": lambda b: max(1e-4 * _largest(b), 1e-6),
+    "nt": lambda b: max(1e-4 * _largest(b), 1e-7),
 }
 GPU_FACTOR = 10.0
 

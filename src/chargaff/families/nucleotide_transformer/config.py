@@ -29,7 +29,7 @@ _SEGMENT_TOKENS = 5001
 """Longest input of the training of SegmentNT: 30 kb and <cls>."""
 _MAY_BE_NULL = ("key_size", "rescale_beyond_tokens")
 """Keys of which null says something; elsewhere it stands for the default."""
-_UNSUPPORTED = {"attention_probs_dropout_prob": 0.0, "is_decoder": False, "is_folding_model": False}
+_UNSUPPORTED = {"is_decoder": False, "is_folding_model": False}
 """Published keys, and the only value built here."""
 
 
@@ -90,6 +90,8 @@ class NucleotideTransformerConfig:
     """LayerNorm before each branch; else after its sum with the stream."""
     hidden_dropout_prob: float = 0.0
     """While training: of both branches and of the classification head."""
+    attention_probs_dropout_prob: float = 0.0
+    """While training: of the attention weights."""
     pads: Literal["packed", "hub", "jax"] = "packed"
     """Padding: "packed" spends no work on it and gives zeros there. The others compute what the originals happen to
     give at pad positions: "hub" zeroes their embedding, "jax" lets them look at everything; real positions agree."""

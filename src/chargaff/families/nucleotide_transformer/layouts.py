@@ -216,7 +216,7 @@ def hub_files(
     values: dict[str, Any] = {
         "add_bias_fnn": config.add_bias_fnn,
         "architectures": [_ARCHITECTURES[head]],
-        "attention_probs_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": config.attention_probs_dropout_prob,
         "emb_layer_norm_before": config.emb_layer_norm_before,
         "esmfold_config": None,
         "hidden_dropout_prob": config.hidden_dropout_prob,

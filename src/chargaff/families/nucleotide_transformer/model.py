@@ -96,10 +96,14 @@ class Attention(nn.Module):
         plain = not self.config.add_bias_kv and places.mask is None
         if plain:
             lengths = None if places.packing is None else places.packing.lengths
-            mixed = attention(q, k, v, lengths=lengths)
+            mixed = attention(q, k, v, lengths=lengths, dropout=self._dropout)
         else:
             mixed = self._attend_everywhere(q, k, v, places.mask)
         return self.output.dense(mixed.flatten(-2)), {head: self._map(q, k, places, head) for head in heads}
+
+    @property
+    def _dropout(self) -> float:
+        return self.config.attention_probs_dropout_prob if self.training else 0.0
 
     def _attend_everywhere(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Of all [B, T] positions, with what the originals give at pads, and with the learned key and value."""
@@ -109,7 +113,7 @@ class Attention(nn.Module):
             v = torch.cat([v, self.self.bias_v.to(v.dtype).expand(batch, -1, -1, -1)], 1)
         bias = None if mask is None else self._allowed(mask)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=self._dropout).transpose(1, 2)
 
     def _allowed(self, mask: Tensor) -> Tensor:
         """[B, 1, T or 1, keys] True where a query may look at a key."""
