@@ -326,6 +326,15 @@ except Exception as error:
     assert runs[0] == runs[1]
 
 
+@pytest.mark.parametrize("name", [None, "", "a/b/c"])
+def test_names_of_nothing_fail_as_in_transformers(name, tmp_path, monkeypatch):
+    saved("caduceus", "ph", tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")  # an empty name is not the working folder
+    for auto in (AutoConfig, AutoTokenizer):
+        with pytest.raises(OSError, match=r"Repo id|huggingface\.co"):
+            auto.from_pretrained(name, local_files_only=True)
+
+
 def test_registering_again_changes_nothing():
     before = AutoConfig.from_pretrained.__func__
     register()

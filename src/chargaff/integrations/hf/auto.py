@@ -1,6 +1,7 @@
 """The entry points: transformers' Auto classes look for models of ours first."""
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ def _first(ours: Callable[[Found, Any, dict[str, Any]], Any], stock: Callable[..
     @functools.wraps(stock)
     def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         name = pretrained_model_name_or_path
-        found = None if args or kwargs.get("gguf_file") else find(name, kwargs)
+        is_name = isinstance(name, str | os.PathLike) and str(name) != ""
+        found = find(name, kwargs) if is_name and not args and not kwargs.get("gguf_file") else None
         if found is None:
             return stock(cls, name, *args, **kwargs)
         return ours(found, name, kwargs)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Found:
         return config
 
 
-def find(name: str | Path, options: Mapping[str, Any]) -> Found | None:
+def find(name: str | PathLike[str], options: Mapping[str, Any]) -> Found | None:
     """What is known of a model of ours; None if it is not ours or not there.
 
     Args:
