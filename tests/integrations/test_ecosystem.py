@@ -213,6 +213,24 @@ def test_the_feature_pipeline_gives_the_states(variant, tmp_path):
     assert relative_error(states, logits_of(AutoModel.from_pretrained(folder), ids)) < REORDERED
 
 
+def test_the_classification_pipeline_names_labels_and_honours_masks(tmp_path):
+    folder = saved("caduceus", "ps", tmp_path / "model")
+    names = {0: "no", 1: "yes"}
+    model = AutoModelForSequenceClassification.from_pretrained(folder, id2label=names, label2id={"no": 0, "yes": 1})
+    model.save_pretrained(tmp_path / "classifier")
+    tokenizer = AutoTokenizer.from_pretrained(folder, model_input_names=["input_ids", "attention_mask"])
+    tokenizer.save_pretrained(tmp_path / "classifier")
+    classify = pipeline("text-classification", model=str(tmp_path / "classifier"), device="cpu")
+    texts = ["ACGTACGTTT", "ACG"]
+    together = classify(texts, batch_size=2)
+    for text, found in zip(texts, together, strict=True):
+        alone = classify(text)[0]
+        assert found["label"] == alone["label"]
+        assert found["label"] in names.values()
+        assert found["score"] == pytest.approx(alone["score"], rel=1e-4)
+    assert load(tmp_path / "classifier", device="cpu").spec.labels == ("no", "yes")
+
+
 @pytest.mark.parametrize("variant", [("caduceus", "ph"), ("nucleotide_transformer", "v2")])
 def test_the_fill_mask_pipeline_ranks_tokens(variant, tmp_path):
     folder = saved(*variant, tmp_path / "model")

@@ -42,7 +42,13 @@ CLASSES: Mapping[Any, Any] = {
     AutoModelForTokenClassification: ChargaffForTokenClassification,
 }
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json", "vocab.txt")
-_FOR_TRANSFORMERS = ("padding_side", "truncation_side", "model_max_length", "clean_up_tokenization_spaces")
+_FOR_TRANSFORMERS = (
+    "padding_side",
+    "truncation_side",
+    "model_max_length",
+    "model_input_names",
+    "clean_up_tokenization_spaces",
+)
 """Keys of tokenizer_config.json that concern the calls, not the vocabulary."""
 _INTERNAL = ("_commit_hash", "_from_auto", "_from_pipeline", "code_revision", "name_or_path", "trust_remote_code")
 """Keywords that transformers hands from class to class."""
