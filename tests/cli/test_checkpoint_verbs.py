@@ -45,7 +45,8 @@ def test_the_table_has_a_line_for_every_checkpoint(capsys):
     assert [line.split()[0] for line in lines] == [row.name for row in list_checkpoints()]
     found = json.loads(run(capsys, "models", "--json")[1])
     assert [row["params"] for row in found] == [row.params for row in list_checkpoints()]
-    assert {row["here"] for row in found} == {"no", "no weights"}
+    assert {row["here"] for row in found} == {"no", "no weights", "yes"}
+    assert [row["name"] for row in found if row["here"] == "yes"] == ["chargaff-caduceus-ps-mini"]  # in the package
 
 
 def test_the_table_tells_context_size_licence_and_paper_in_aligned_columns(capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from chargaff.hub.describe import describe
 from chargaff.hub.files import LocalFiles, find_cached, resolve
 from chargaff.hub.load import load
 from chargaff.hub.save import export, save
-from chargaff.io.atomic import output_errors
+from chargaff.io.atomic import output_errors, read_manifest
 
 OWN_LAYOUT = "chargaff"
 """What `save` writes, beside the layouts of the families."""
@@ -107,7 +106,8 @@ def export_checkpoint(
 
 def _essentials(folder: Path) -> dict[str, Any]:
     """Of the training record of a model that comes with the package; its card says the rest."""
-    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    record = read_manifest(folder, "training.json")
+    assert record is not None
     judged = {
         species.replace(
             "_", " "
