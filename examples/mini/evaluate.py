@@ -6,7 +6,7 @@ The corpus is what `examples/mini/corpus.py` writes. Bases are hidden in windows
 
   model    sees the window with the hidden bases masked
   counts   the k bases on either side with back-off (counts.py), counted on both strands of the organism's own part of
-           the training sequence; k and the strength of back-off are chosen on the organism's validation windows
+           the training sequence; k and the strength of back-off are chosen on windows kept from the counts
   hidden   15 %: as in pre-training; 1 in 64: nearly all that surrounds a base is seen
 
 "counts, same input" backs off where its context is hidden; "counts, all seen" reads the true bases, which the model at
@@ -32,7 +32,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import torch
 from counts import Codes, Targets, codes, count
 
-from chargaff.data.sources import Partition, open_windows
 from chargaff.hub.load import load
 from chargaff.io.fasta import Genome
 from chargaff.io.regions import read_bed
@@ -43,8 +42,8 @@ BLOCK_BP = 50_000
 RATES = {"15 %": 0.15, "1 in 64": 1 / 64}
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)
 MAX_K = 11
-VALID_FRACTION = 0.01
-"""As in the recipe."""
+CHOICE_EVERY = 100
+"""One training window in so many is kept from the counts, to choose k on."""
 REGION = "Homo_sapiens.20:1000000-11000000"
 """The record of the project's held-out region."""
 BATCH = 16
@@ -96,7 +95,10 @@ def held_out_windows(genome: Genome, species: str, every: int = 1) -> Windows:
 
 
 def training_part(corpus: Path, species: str) -> tuple[list[Codes], Windows]:
-    """(training sequence, validation windows) of a species; what is not for training is 4 in the former."""
+    """(training sequence, windows to choose k on) of a species; what is not counted is 4 in the former.
+
+    The windows are one in `CHOICE_EVERY` of those that lie side by side in the training sequence.
+    """
     genome, train = Genome(corpus / "corpus.fa"), {}
     for name in genome.contigs:
         if name.startswith(f"{species}."):
@@ -104,22 +106,14 @@ def training_part(corpus: Path, species: str) -> tuple[list[Codes], Windows]:
     for place in read_bed(corpus / "holdout.bed"):
         if place.contig in train:
             train[place.contig][place.start : place.end] = 4
-    source = open_windows(
-        corpus / "corpus.fa",
-        WINDOW_BP,
-        split="valid",
-        partition=Partition(valid_fraction=VALID_FRACTION),
-        exclude=corpus / "holdout.bed",
-        max_unknown_fraction=0.1,
-    )
-    rows, blocks = [], []
-    for contig, start in zip(*source.places(np.arange(len(source))), strict=True):
-        name = genome.contigs[contig]
-        if name in train:
-            rows.append(train[name][start : start + WINDOW_BP].copy())
-            blocks.append(len(blocks))
-            train[name][start : start + WINDOW_BP] = 4
-    return list(train.values()), Windows(np.stack(rows), np.array(blocks))
+    rows = []
+    for bases in train.values():
+        starts = np.arange(0, len(bases) - WINDOW_BP + 1, WINDOW_BP)
+        known = [start for start in starts.tolist() if (bases[start : start + WINDOW_BP] < 4).mean() > 0.9]
+        for start in known[CHOICE_EVERY // 2 :: CHOICE_EVERY]:
+            rows.append(bases[start : start + WINDOW_BP].copy())
+            bases[start : start + WINDOW_BP] = 4
+    return list(train.values()), Windows(np.stack(rows), np.arange(len(rows)))
 
 
 def judge(model: Model, windows: Windows, train: list[Codes], valid: Windows, seed: int) -> dict[str, Any]:
