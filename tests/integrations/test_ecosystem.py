@@ -158,6 +158,27 @@ def test_lora_on_the_named_layers_acts_learns_and_merges(family, variant, tmp_pa
     assert relative_error(logits_of(load(tmp_path / "merged", device="cpu"), tokens), lean) < REORDERED
 
 
+@pytest.mark.parametrize(("family", "variant"), VARIANTS, ids=IDS)
+def test_lora_on_convolutions_acts_with_and_without_gradients(family, variant, tmp_path):
+    folder = saved(family, variant, tmp_path / "model")
+    model = auto_class(load(folder, device="cpu")).from_pretrained(folder)
+    named = dict(model.backbone.named_modules(prefix="backbone"))
+    kinds = (torch.nn.Conv1d, torch.nn.Conv2d)
+    layers = [name for name, layer in named.items() if isinstance(layer, kinds) and layer.groups == 1]
+    if not layers:
+        pytest.skip("no convolution that mixes channels")
+    tokens = random_tokens(load(folder, device="cpu"))
+    for name in layers:  # one at a time: none may hide behind another
+        adapted = get_peft_model(
+            auto_class(load(folder, device="cpu")).from_pretrained(folder), LoraConfig(r=2, target_modules=[name])
+        ).eval()
+        plain = logits_of(adapted, tokens)
+        with_noise(adapted, 1.0)
+        lean, full = logits_of(adapted, tokens), adapted(tokens).logits.detach()
+        assert relative_error(full, plain) > 1e-4, name
+        assert relative_error(lean, full) < REORDERED, name
+
+
 @pytest.mark.parametrize("variant", [("caduceus", "ph"), ("hyenadna", "training"), ("xlstm", "hybrid-causal")])
 def test_lora_on_all_linear_layers_acts_the_same_on_every_path(variant, tmp_path):
     torch.manual_seed(0)

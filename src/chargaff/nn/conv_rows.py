@@ -44,9 +44,8 @@ def row_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def linear(layer: nn.Module, x: Tensor) -> Tensor:
-    """layer(x) for a linear layer: [..., C] -> [..., C']."""
-    assert isinstance(layer, nn.Linear)
-    if not is_applicable(x):
+    """layer(x) for a linear layer, or for what an adapter has put around one: [..., C] -> [..., C']."""
+    if not (is_applicable(x) and isinstance(layer, nn.Linear)):
         out: Tensor = layer(x)
         return out
     return row_product(x.flatten(0, -2), layer.weight, layer.bias).view(*x.shape[:-1], -1)

@@ -45,9 +45,14 @@ class ConvBlock(nn.Module):
         out: Tensor = self.conv_layer(gelu(self.norm(x)))
         return out
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the weights may be used without the layer; one that an adapter wraps must be called."""
+        return isinstance(self.conv_layer, nn.Conv1d)
+
     def mix(self, x: Tensor) -> Tensor:
         """The same for single positions (one tap) as rows: [B, l, C] -> [B, l, C']."""
-        if is_applicable(x) and not self.training:
+        if is_applicable(x) and not self.training and self.is_plain:
             activate, layer = NormGelu.of(self.norm, "tanh"), self.conv_layer
             return torch.stack([row_product(activate(row), layer.weight[..., 0], layer.bias) for row in x])
         return self.forward(x.transpose(1, 2)).transpose(1, 2)
@@ -80,11 +85,10 @@ class Separable(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, l, C] -> [B, l, C']"""
         depthwise, mix = self.conv_layer
-        assert isinstance(mix, nn.Conv1d)
-        if not is_applicable(x):
+        if not (is_applicable(x) and isinstance(depthwise, nn.Conv1d) and isinstance(mix, nn.Conv1d)):
             out: Tensor = mix(depthwise(x.transpose(1, 2))).transpose(1, 2)
             return out
-        before, here, after = depthwise.weight[:, 0].t()  # type: ignore[index]
+        before, here, after = depthwise.weight[:, 0].t()
         summed = x * here
         summed[:, 1:].addcmul_(x[:, :-1], before)
         summed[:, :-1].addcmul_(x[:, 1:], after)
@@ -152,9 +156,15 @@ class Borzoi(nn.Module):
         x = self.final_joined_convs[0].mix(x)  # type: ignore[operator]
         return Encoded(_activate(F.dropout(x, 0.1, self.training)), None, found)
 
+    @property
+    def _has_plain_tower(self) -> bool:
+        """Whether no adapter wraps a convolution on the way down."""
+        blocks = [block for block in (*self.res_tower, *self.unet1) if isinstance(block, ConvBlock)]
+        return isinstance(self.conv_dna.conv_layer, nn.Conv1d) and all(block.is_plain for block in blocks)
+
     def _convolve(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, L, 4] -> states of 32, 64 and 128 bases, each [B, l, C]."""
-        if self.training or not is_applicable(x):
+        if self.training or not (is_applicable(x) and self._has_plain_tower):
             fine = self.res_tower(self.conv_dna(x.transpose(1, 2)))
             middle = self.unet1(fine)
             return fine.transpose(1, 2), middle.transpose(1, 2), F.max_pool1d(middle, 2).transpose(1, 2)

@@ -66,13 +66,28 @@ class AttentionPool(nn.Module):
         first, second = x[..., 0:paired:2], x[..., 1:paired:2]
         # a softmax over two logits is the sigmoid of their difference, and they are linear in x
         difference = first - second
-        gate = torch.sigmoid(F.conv1d(difference, self.to_attn_logits.weight.squeeze(-1)))
+        gate = torch.sigmoid(self._logits(difference))
         pooled = torch.addcmul(second, gate, difference)
         return pooled if paired == x.shape[-1] else torch.cat([pooled, x[..., paired:]], -1)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """[B, C, l] -> [B, C, l]"""
+        if isinstance(self.to_attn_logits, nn.Conv2d):
+            return F.conv1d(x, self.to_attn_logits.weight.squeeze(-1))
+        wrapped: Tensor = self.to_attn_logits(x.unsqueeze(-1)).squeeze(-1)  # an adapter is around it
+        return wrapped
 
 
 class Stage(nn.Sequential):
     """A convolution (0), a residual one over single positions (1), pooling (2)."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the weights may be used without their layers; those that adapters wrap must be called."""
+        opening, residual, pool = self
+        first = opening[2] if isinstance(opening, nn.Sequential) else opening
+        convs = (first, residual.fn[2], pool.to_attn_logits)  # type: ignore[index]
+        return all(isinstance(conv, nn.Conv1d | nn.Conv2d) for conv in convs)
 
     def rows(self, x: Tensor) -> Tensor:
         """[L, C] -> [ceil(L / 2), C'], a piece at a time."""
@@ -139,7 +154,8 @@ class Enformer(nn.Module):
 
     def _convolve(self, x: Tensor, *, keeps_stem: bool) -> tuple[Tensor, Tensor]:
         """[B, L, 4] -> ([B, ceil(L / 2), C], or something else if the stem is not kept; [B, T, D])."""
-        if self.training or not is_applicable(x):
+        stages = (self.stem, *self.conv_tower)
+        if self.training or not is_applicable(x) or not all(stage.is_plain for stage in stages):
             stem = self.stem(x.transpose(1, 2))
             return stem.transpose(1, 2), self.conv_tower(stem).transpose(1, 2)
         stems, towers = [], []

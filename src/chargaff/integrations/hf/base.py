@@ -19,7 +19,7 @@ from chargaff.hub.manifest import MANIFEST, describe_model, tokenizer_files
 from chargaff.integrations.hf.config import ChargaffConfig
 from chargaff.integrations.hf.find import HUB_OPTIONS, find
 from chargaff.integrations.hf.loading import fresh_model, load_model
-from chargaff.integrations.hf.masking import encode_masked
+from chargaff.integrations.hf.masking import encode_masked, reads_bins
 from chargaff.io.atomic import write_atomically, write_manifest
 from chargaff.model import Model
 from chargaff.nn.encoded import Encoded
@@ -45,7 +45,7 @@ class Reading:
 
     encoded: Encoded
     mask: Tensor | None
-    """[B, T] True where real, for the head."""
+    """[B, T] True where real, for the head; None where states are not those of single tokens."""
     hidden_states: tuple[Tensor, ...] | None
     attentions: tuple[Tensor, ...] | None
     last: Tensor
@@ -159,9 +159,14 @@ class ChargaffPreTrainedModel(PreTrainedModel):
         """The same modules as a `chargaff.Model`, for embed, predict and the others."""
         return Model(self.dna_spec, self.backbone, self.head, self.dna_tokenizer)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The token embedding."""
-        return next(module for module in self.backbone.modules() if isinstance(module, nn.Embedding))
+    def get_input_embeddings(self) -> nn.Module | None:
+        """The token embedding; None for models that read one-hot bases."""
+        return next((module for module in self.backbone.modules() if isinstance(module, nn.Embedding)), None)
+
+    def enable_input_require_grads(self) -> None:
+        """As transformers does; nothing without an embedding, since recomputed blocks do not need it."""
+        if self.get_input_embeddings() is not None:
+            super().enable_input_require_grads()
 
     def get_output_embeddings(self) -> None:
         """None: heads are modules of the family, tied by construction."""
@@ -213,7 +218,8 @@ class ChargaffPreTrainedModel(PreTrainedModel):
         Args:
             input_ids: [B, T]. Without an attention_mask every token counts, padding too, as in the published classes
                 that take none.
-            attention_mask: [B, T], 1 where real; positions with 0 have no influence on the others.
+            attention_mask: [B, T], 1 where real; positions with 0 have no influence on the others. Models of bins
+                (Enformer, Borzoi) take ones only.
             inputs_embeds: [B, T, C] in place of input_ids, what the family's `embed` gives.
             token_type_ids: [B, T] segment of each token; other than zeros only for DNABERT-2.
 
@@ -277,7 +283,8 @@ class ChargaffPreTrainedModel(PreTrainedModel):
             own = self._family.published_output
             plain = [encoded.taps[name] for name in encoded.taps if name.count(".") == 1 and name.startswith("layer.")]
             states = own(self.dna_spec.config, encoded) if own is not None else (*plain[:-1], last)
-        counted = None if self.backbone.rule.fixed_bp is not None else mask
+        rule = self.backbone.rule
+        counted = None if rule.fixed_bp is not None or reads_bins(rule) else mask
         return Reading(encoded, counted, states, attentions if wants_attentions else None, last)
 
     @property

@@ -2,7 +2,7 @@
 
 What a backbone can do with padding is its `InputRule`. One that takes masks gets the mask. A causal one gets its rows
 moved to the left, so that padding lies behind them. One that must not see padding at all reads the rows of each length
-by themselves.
+by themselves; but if its states are bins of many bases, padding is refused.
 """
 
 from collections.abc import Callable, Collection
@@ -13,10 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chargaff.errors import InputError
+from chargaff.families.protocol import InputRule
 from chargaff.nn.encoded import Encoded
 
 Encode = Callable[[Tensor, Tensor | None], Encoded]
 """(tokens [B, T] or their embeddings [B, T, C], mask) -> states."""
+
+
+def reads_bins(rule: InputRule) -> bool:
+    """Whether states stand for bins of several tokens that all count: a mask per token says nothing about them."""
+    return rule.padding == "never" and rule.multiple_of > 1
 
 
 def encode_masked(backbone: Any, encode: Encode, x: Tensor, mask: Tensor | None, *, pad_id: int) -> Encoded:
@@ -30,7 +36,7 @@ def encode_masked(backbone: Any, encode: Encode, x: Tensor, mask: Tensor | None,
         pad_id: of the tokenizer.
 
     Raises:
-        InputError: a mask with gaps, for a model that cannot skip positions.
+        InputError: a mask with gaps, for a model that cannot skip positions; or with padding, for one that reads bins.
     """
     rule = backbone.rule
     if mask is None or rule.fixed_bp is not None:  # a model of one input length was trained with its padding
@@ -40,6 +46,13 @@ def encode_masked(backbone: Any, encode: Encode, x: Tensor, mask: Tensor | None,
         return encode(x if x.is_floating_point() else x.masked_fill(~mask, pad_id), mask)
     if bool(mask.all()):
         return encode(x, None)
+    if reads_bins(rule):
+        row = int((~mask.all(1)).nonzero()[0])
+        raise InputError(
+            f"attention_mask: row {row} leaves out {int((~mask[row]).sum())} of {mask.shape[1]} tokens, but this model "
+            f"sums up bases in bins and reads padding like sequence: give sequences of one length, a multiple of "
+            f"{rule.multiple_of} tokens, and no mask"
+        )
     start, length = _spans(mask)
     if rule.padding == "causal":
         return _at_the_left(encode, x, start)

@@ -23,6 +23,7 @@ from chargaff.integrations.hf.base import ChargaffPreTrainedModel, Reading
 from chargaff.integrations.hf.config import ChargaffConfig
 from chargaff.integrations.hf.generating import CarriedState
 from chargaff.integrations.hf.losses import before_padding, classifier_loss, infer_problem, token_loss
+from chargaff.integrations.hf.masking import reads_bins
 from chargaff.model import Model
 from chargaff.nn.encoded import Encoded
 
@@ -302,6 +303,8 @@ class ChargaffForSequenceClassification(ChargaffPreTrainedModel):
     def _with_last(self, found: Reading, input_ids: Tensor | None) -> Reading:
         """Where the last state decides and nobody says which that is, padding ids tell."""
         if found.mask is not None or input_ids is None or getattr(self.head, "pooling", "") != "last":
+            return found
+        if reads_bins(self.backbone.rule):
             return found
         mask = before_padding(input_ids, self.dna_tokenizer.pad_id)
         return Reading(found.encoded, mask, found.hidden_states, found.attentions, found.last)
