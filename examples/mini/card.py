@@ -128,7 +128,7 @@ TABLE_HEAD = (
 REPRODUCE = """\
 ```sh
 python examples/mini/corpus.py -o corpus
-python examples/mini/evaluate.py chargaff-caduceus-ps-mini --corpus corpus -o heldout.json
+python examples/mini/evaluate.py chargaff-caduceus-ps-mini --corpus corpus --every 8 -o heldout.json
 ```"""
 DATA_TEXT = """\
 Genomes that Debian packages carry; of each organism other than human at most the first 10 Mb. Left out on both strands:
