@@ -15,7 +15,7 @@ def card(record: dict[str, Any]) -> str:
                 "# chargaff-caduceus-ps-mini",
                 _summary(record),
                 "## Held-out figures",
-                _held_out(record["held_out"]),
+                _held_out(record["held_out"]) + _slice(record["slice"]),
                 "## Data",
                 _data(record["genomes"]),
                 "## Training",
@@ -52,6 +52,13 @@ def _held_out(held_out: dict[str, Any]) -> str:
             f"{few['model']['accuracy']:.3f} | {_with_counts(single, 'all seen')} | {single['model']['accuracy']:.3f} |"
         )
     return "\n".join([HELD_OUT_TEXT, *TABLE_HEAD, *rows, "", verdict(held_out), "", REPRODUCE])
+
+
+def _slice(found: dict[str, Any]) -> str:
+    return (
+        f"\n\nOn the record {found['record']} of `examples/data/chr20_slices.fa.gz`, 100 kb of the human region, "
+        f"15 % hidden: {found['nats']:.3f} nats, accuracy {found['accuracy']:.3f}."
+    )
 
 
 def _with_counts(found: dict[str, Any], name: str) -> str:
