@@ -31,7 +31,7 @@ def test_row_names_things_that_exist(row):
     assert row.head != "lm" or family.lm_head is not None
     assert row.pooling in POOLINGS
     kind, _, rest = row.source.partition(":")
-    assert kind in ("hub", "url", "file", "none")
+    assert kind in ("hub", "package", "none")
     assert rest, "where the weights are, or why there are none"
 
 
