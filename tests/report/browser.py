@@ -109,7 +109,8 @@ def browser() -> Iterator[Browser]:
     program = find_browser()
     to_browser, from_us = os.pipe()[::1], os.pipe()[::1]
     reads, writes = (to_browser[0], from_us[1])
-    with tempfile.TemporaryDirectory() as profile:
+    # processes of a browser that was killed may still write while the folder is removed
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe"]
         flags += [f"--user-data-dir={profile}", "--proxy-server=127.0.0.1:9", "--disable-background-networking"]
 

@@ -332,3 +332,12 @@ def test_an_annotation_of_another_assembly_is_refused_before_any_work(saved, fas
     assert main(words) == ExitCode.USER_ERROR
     assert "chrX" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_planning_many_contigs_takes_time_in_proportion(model, tmp_path):
+    path = tmp_path / "many.fa"
+    path.write_text("".join(f">c{number}\n{'ACGTN' * 4}\n" for number in range(30_000)))
+    job = plan_segmenting(model, path)  # minutes, if each contig looked at every place
+    assert job.answered_bp == 600_000
+    read = [piece.place.contig for part in job.parts for piece in part]
+    assert len(read) == len(set(read)) == 30_000

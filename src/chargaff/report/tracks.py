@@ -25,13 +25,11 @@ MOST_ROWS = 6
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Probabilities of an element, and what the annotation says."""
+    """Probabilities of an element."""
 
     name: str
     values: NDArray[np.floating]
     """[L]; NaN where there is no answer."""
-    known: Sequence[tuple[int, int]] = ()
-    """(start, end) of the annotated stretches, in genome coordinates."""
 
 
 def draw_tracks(
@@ -77,9 +75,7 @@ def _draw_panel(axis: Axes, panel: Panel, start: int, shade: str) -> None:
     highest = np.where(np.isnan(padded).all(1), np.nan, np.nanmax(np.where(np.isnan(padded), -1, padded), axis=1))
     x = start + np.arange(len(highest)) * step
     axis.fill_between(x, 0, highest, step="post", color=shade, alpha=0.85, linewidth=0)
-    for begin, end in panel.known:
-        axis.hlines(-0.12, begin, end, color=INK, linewidth=3)
-    axis.set(ylim=(-0.22 if panel.known else 0, 1.02), yticks=(0, 1))
+    axis.set(ylim=(0, 1.02), yticks=(0, 1))
     axis.set_ylabel(label_of(panel.name, 18), rotation=0, ha="right", va="center")
     axis.grid(visible=False, axis="x")
 

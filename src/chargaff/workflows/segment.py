@@ -176,7 +176,7 @@ def plan_segmenting(
         )
     opened = Genome(genome)
     intervals = _intervals(opened, regions)
-    unknown = {name: part for name in opened.contigs if (part := _unknown(opened, name, intervals, options))}
+    unknown = _unknown(opened, intervals, options.min_unknown_bp)
     rule = cast(Backbone, loaded.backbone).rule
     frame = _frame(loaded, options)
     places = find_places(
@@ -199,21 +199,21 @@ def _intervals(genome: Genome, regions: str | os.PathLike[str] | None) -> list[I
     return merge_intervals(list(found), genome.contigs)
 
 
-def _unknown(genome: Genome, name: str, intervals: list[Interval], options: SegmentOptions) -> list[tuple[int, int]]:
-    """Long stretches of a contig, as far as it is read, that are none of A, C, G, T."""
-    found: list[tuple[int, int]] = []
+def _unknown(genome: Genome, intervals: list[Interval], min_bp: int) -> dict[str, list[tuple[int, int]]]:
+    """Contig -> long stretches, as far as it is read, that are none of A, C, G, T; contigs without are left out."""
+    found: dict[str, list[tuple[int, int]]] = {}
     for item in intervals:
-        if item.contig != name:
-            continue
+        places = found.setdefault(item.contig, [])
         for start in range(item.start, item.end, SCAN_BP):
-            bases = genome.fetch(name, start, min(start + SCAN_BP, item.end))
+            bases = genome.fetch(item.contig, start, min(start + SCAN_BP, item.end))
             for first, last in zip(*segments_of(translate(bases, BASE_CODE) == 4), strict=True):
                 begin, end = start + int(first), start + int(last)
-                if found and found[-1][1] == begin:
-                    found[-1] = found[-1][0], end
+                if places and places[-1][1] == begin:
+                    places[-1] = places[-1][0], end
                 else:
-                    found.append((begin, end))
-    return [(start, end) for start, end in found if end - start >= options.min_unknown_bp]
+                    places.append((begin, end))
+    long = {name: [(start, end) for start, end in places if end - start >= min_bp] for name, places in found.items()}
+    return {name: places for name, places in long.items() if places}
 
 
 def _frame(model: Model, options: SegmentOptions) -> Frame:

@@ -27,6 +27,7 @@ MOST_BP = 500_000
 """Of sequence and tracks in a page: about 3 bytes a base and element."""
 FIGURE_BP = 50_000
 MOST_FIGURES = 3
+MOST_PLACES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +98,10 @@ def write_page(
 
 
 def _shown(job: SegmentJob) -> list[Interval]:
-    """The first places, up to the page's size."""
+    """The first places, up to the page's number and size."""
     found: list[Interval] = []
     room = MOST_BP
-    for item in job.intervals:
+    for item in job.intervals[:MOST_PLACES]:
         if room <= 0:
             break
         found.append(Interval(item.contig, item.start, min(item.end, item.start + room)))
