@@ -112,7 +112,7 @@ python examples/mini/corpus.py -o corpus
 chargaff pretrain {record["recipe"]} train.max_steps={record["steps"]}
 ```
 
-Cross-entropy on the validation windows, a few blocks of the training genomes, {record["hidden"]:.0%} of the bases hidden:
+Cross-entropy on the validation windows (blocks of the training genomes), {record["hidden"]:.0%} of the bases hidden:
 
 | step | million bases | nats |
 |---|---|---|
