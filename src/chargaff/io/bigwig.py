@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +42,16 @@ def write_bigwig(
     pybigtools = need("pybigtools", extra="bigwig", feature="bigWig output")
     ordered = sorted(pieces, key=lambda piece: piece[:2])
     _require_disjoint(ordered, contigs)
-    rows = (run for contig, start, values in ordered for run in _runs(contig, start, values, decimals))
+    rows = chain.from_iterable(_runs(*piece, decimals) for piece in ordered)
     with publish(path, overwrite=overwrite) as part, output_errors(Path(path)):
         named = part.with_name(f"{part.name}.bw")  # the library goes by the ending
         try:
             pybigtools.open(str(named), "w").write(dict(sorted(contigs.items())), rows)
             named.replace(part)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # the library's only word when its threads cannot write
+                raise
+            raise OSError(errno.ENOSPC, "pybigtools gave up; is the disk full?") from None
         finally:
             named.unlink(missing_ok=True)
 
@@ -73,13 +79,11 @@ def _require_disjoint(pieces: list[tuple[str, int, Values]], contigs: Mapping[st
 
 def _runs(contig: str, start: int, values: Values, decimals: int) -> Iterator[tuple[str, int, int, float]]:
     """Stretches of equal rounded values; none where the value is NaN."""
-    if not len(values):
-        return
     rounded = np.round(np.asarray(values, np.float64), decimals)
     differs = (rounded[1:] != rounded[:-1]) & ~(np.isnan(rounded[1:]) & np.isnan(rounded[:-1]))
-    begins = np.concatenate([[0], np.flatnonzero(differs) + 1])
+    begins = np.flatnonzero(np.concatenate([[len(rounded) > 0], differs]))
     ends = np.append(begins[1:], len(rounded))
-    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
-        value = float(rounded[begin])
-        if value == value:  # not NaN
-            yield contig, start + begin, start + end, value
+    is_value = ~np.isnan(rounded[begins])
+    begins, ends = begins[is_value], ends[is_value]
+    columns = (begins + start).tolist(), (ends + start).tolist(), rounded[begins].tolist()
+    return zip(repeat(contig), *columns, strict=False)
