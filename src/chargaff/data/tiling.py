@@ -76,7 +76,7 @@ def plan_pieces(places: Sequence[Place], frame: Frame, *, overlap_bp: int, piece
 
     Windows lie side by side, `overlap_bp` shared by neighbours, and stay inside of what may be read as long as that is
     long enough: the last is moved to end with it. Those of a model of one input length may lie around all of it: their
-    bases beyond the place are as many on either side. The windows of a place do not depend on how it is cut into pieces.
+    bases beyond the place are as many on either side. How a place is cut into pieces does not change its windows.
     """
     answered = frame.answered_bp
     if not 0 <= overlap_bp < answered:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from chargaff.families.protocol import Backbone, InputRule
 from chargaff.io.arrays import map_array, write_array
 from chargaff.io.atomic import claim, read_manifest, write_manifest
 from chargaff.io.fasta import Genome
-from chargaff.io.regions import read_regions
+from chargaff.io.regions import Regions
 from chargaff.model import Model
 from chargaff.seq.alphabet import BASE_CODE, translate, upper
 from chargaff.seq.interval import Interval
@@ -138,17 +139,16 @@ class GenomeJob:
         return provenance(self.model, inputs=[self.genome.path], options=asdict(self.options))
 
 
-def find_intervals(genome: Genome, regions: str | os.PathLike[str] | None) -> list[Interval]:
+def find_intervals(genome: Genome, regions: Regions | None) -> list[Interval]:
     """The places of a file, disjoint; None: all contigs.
 
     Raises:
-        InputError: the file is malformed, or a place lies outside of its contig.
+        InputError: a place lies outside of its contig.
     """
     if regions is None:
         return [Interval(name, 0, int(size)) for name, size in genome.lengths.items() if size]
-    found = read_regions(regions)
-    found.contig_ids(genome)
-    return merge_intervals(list(found), genome.contigs)
+    regions.contig_ids(genome)
+    return merge_intervals(list(regions), genome.contigs)
 
 
 def find_unknown(genome: Genome, intervals: Sequence[Interval], min_bp: int) -> dict[str, list[tuple[int, int]]]:
@@ -312,14 +312,15 @@ def run_parts(
         InputError: the folder holds pieces of another job, or cannot be written.
     """
     parts = folder / PARTS
+    plan = json.loads(json.dumps(job.fingerprint()))
     before = read_manifest(parts, PLAN)
-    if before is not None and before != job.fingerprint():
+    if before is not None and before != plan:
         raise InputError(
             f"{folder}: holds the beginning of another run (other model, genome, places or options); delete {parts} or "
             "choose another folder"
         )
     parts.mkdir(parents=True, exist_ok=True)
-    write_manifest(parts, PLAN, job.fingerprint())
+    write_manifest(parts, PLAN, plan)
     found = Answers(job, parts)
     for number, part in enumerate(job.parts):
         if not found.path(number).exists():

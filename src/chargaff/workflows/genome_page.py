@@ -48,7 +48,7 @@ class PageContent:
     """Below the values."""
     highest: float | None = 1.0
     """Of the values; None: what each track holds."""
-    decimals: int | None = 2
+    decimals: int = 2
     """That values are rounded to."""
     figure_bp: int = FIGURE_BP
     """Most bases of a figure."""
@@ -128,7 +128,7 @@ def _highest(values: Mapping[Interval, Floats], row: int) -> float:
     return max(tops, default=0.0) or 1.0
 
 
-def _bigwig(job: GenomeJob, values: Mapping[Interval, Floats], row: int, decimals: int | None) -> bytes:
+def _bigwig(job: GenomeJob, values: Mapping[Interval, Floats], row: int, decimals: int) -> bytes:
     pieces = [(place.contig, place.start, part[row]) for place, part in values.items()]
     return bigwig_bytes(dict(job.genome.lengths), pieces, decimals=decimals)
 

@@ -20,6 +20,7 @@ from chargaff.errors import ConfigError, InputError
 from chargaff.families.protocol import Backbone
 from chargaff.hub.load import load
 from chargaff.io.fasta import Genome
+from chargaff.io.regions import read_regions
 from chargaff.model import Model, autocast, evaluating
 from chargaff.seq.alphabet import reverse_complement
 from chargaff.tasks.segmentation import element_logits
@@ -102,7 +103,7 @@ def plan_segmenting(
             '`chargaff finetune` and task.kind = "segmentation"'
         )
     opened = Genome(genome)
-    intervals = find_intervals(opened, regions)
+    intervals = find_intervals(opened, None if regions is None else read_regions(regions))
     unknown = find_unknown(opened, intervals, options.min_unknown_bp)
     rule = cast(Backbone, loaded.backbone).rule
     frame = find_frame(loaded, options.window_bp)
