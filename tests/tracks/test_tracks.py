@@ -1,5 +1,6 @@
 """`chargaff tracks`: a bin's value is the model's own, wherever the bin lies; files agree; a stopped run goes on."""
 
+import importlib.util
 import json
 import random
 from dataclasses import replace
@@ -283,8 +284,10 @@ def test_a_stopped_run_goes_on_and_gives_the_same_files(fasta, tmp_path, monkeyp
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("igv_notebook") is None, reason="igv-notebook, which brings igv.js, is not installed"
+)
 def test_the_command_ends_with_a_page_and_figures(fasta, table, tmp_path, capsys):
-    pytest.importorskip("igv_notebook", reason="igv-notebook, which brings igv.js, is not installed")
     save(make_model("borzoi"), tmp_path / "model")
     out = tmp_path / "out"
     words = ["tracks", str(tmp_path / "model"), str(fasta), "-o", str(out), "--targets-file", str(table)]

@@ -143,7 +143,10 @@ def _features(known: Regions, job: GenomeJob) -> list[Feature]:
     known = known.select([contig in job.genome for contig in known.contigs])
     grouped = transcripts_of(known)
     if grouped:
-        found = [Feature(c, parts[0][0], parts[-1][1], name, s, blocks=tuple(parts)) for name, c, s, parts in grouped]
+        found = [
+            Feature(item.contig, item.parts[0][0], item.parts[-1][1], item.name, item.strand.value, blocks=item.parts)
+            for item in grouped
+        ]
     else:
         names = known.columns.get("name") or known.columns.get("type") or [""] * len(known)
         found = [

@@ -24,6 +24,7 @@ from chargaff.io.regions import read_regions
 from chargaff.model import Model, autocast, evaluating
 from chargaff.seq.alphabet import reverse_complement
 from chargaff.tasks.segmentation import element_logits
+from chargaff.workflows.frames import find_frame
 from chargaff.workflows.genome_job import (
     PARTS,
     Answers,
@@ -31,7 +32,6 @@ from chargaff.workflows.genome_job import (
     GenomeJob,
     ReadOptions,
     answer_part,
-    find_frame,
     find_intervals,
     find_unknown,
     run_parts,

@@ -24,13 +24,13 @@ from chargaff.model import Model, autocast, evaluating
 from chargaff.seq.alphabet import reverse_complement
 from chargaff.seq.interval import Interval
 from chargaff.tasks.tracks import undo_squash
+from chargaff.workflows.frames import find_frame
 from chargaff.workflows.genome_job import (
     Answers,
     Floats,
     GenomeJob,
     ReadOptions,
     answer_part,
-    find_frame,
     find_intervals,
     find_unknown,
     run_parts,
