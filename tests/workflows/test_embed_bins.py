@@ -80,7 +80,7 @@ def test_a_record_does_not_depend_on_its_batch_mates_and_costs_are_known(model):
 
 
 def test_what_has_no_meaning_for_bins_is_refused(model):
-    with pytest.raises(ConfigError, match="no token for the whole sequence"):
+    with pytest.raises(ConfigError, match="no token for a whole sequence"):
         embed(model, {"a": BASES}, EmbedOptions(pooling="cls"))
     with pytest.raises(ConfigError, match="gives its final states only"):
         embed(model, {"a": BASES}, EmbedOptions(layer=1))

@@ -107,8 +107,8 @@ class WindowBatch:
     mask: Tensor | None
     """[B, T] True where not padding; None without padding."""
     weight: NDArray[Any]
-    """[B, T] what each state counts in pooling: its bases in the window's kept part; for "mean" the share of its
-    bases there, so that tokens count alike; for "mean-all" 1 for every token there and every special token."""
+    """[B, T] what each state counts in pooling: its bases in the window's kept part; for "mean" the share of its token's
+    bases there, so that tokens count alike; for "mean-all" 1 for every state there and every special token."""
     other: WindowBatch | None = None
     """The reverse complements of the same windows, where their tokens do not follow from these."""
 
@@ -130,9 +130,7 @@ def make_plan(model: Model, sequences: Sequences, rows: NDArray[np.int64], readi
     rule = cast(Backbone, model.backbone).rule
     frame = find_state_frame(model, reading.window_bp)
     if frame is not None and reading.pooling == "cls":
-        raise ConfigError(
-            f"pool: {model.spec.family} has no token for the whole sequence; take mean, max, first or last"
-        )
+        raise ConfigError(f"pool: {model.spec.family} has no token for a whole sequence; take mean, max, first or last")
     if frame is None and (rule.fixed_bp is not None or rule.multiple_of != 1):
         raise ConfigError(f"{model.spec.family}: models with a fixed input length or step are not supported here")
     length_bp = sequences.length_bp[rows]
@@ -261,7 +259,11 @@ def _tokenised(
     for i, (ids, keep_start, keep_stop) in enumerate(zip(rows, *kept_bp, strict=True)):
         tokens[i, : len(ids)] = ids
         covered = tokenizer.token_bp[ids].astype(np.int64)
-        weight[i, : len(ids)] = _kept_weight(np.cumsum(covered), covered, keep_start, keep_stop, reading.pooling)
+        end = np.cumsum(covered)
+        kept = np.clip(np.minimum(end, keep_stop) - np.maximum(end - covered, keep_start), 0, None)
+        if reading.pooling == "mean":
+            kept = kept / np.maximum(covered, 1)
+        weight[i, : len(ids)] = (kept > 0) | (covered == 0) if reading.pooling == "mean-all" else kept
     mask = np.arange(shape[1]) < lengths[:, None]
     return WindowBatch(windows, torch.from_numpy(tokens), None if mask.all() else torch.from_numpy(mask), weight)
 
@@ -285,20 +287,10 @@ def _framed(
         letters[low - begin : high - begin] = upper(sequences.fetch(row, low, high))
         rows.append(tokenizer.encode(letters, special=False))
     end = np.arange(frame.step_bp, frame.answered_bp + 1, frame.step_bp) - before_bp[:, None]
-    keep_start, keep_stop = plan.windows.keep_start_bp[windows], plan.windows.keep_stop_bp[windows]
-    covered = np.full_like(end, frame.step_bp)
-    weight = _kept_weight(end, covered, keep_start[:, None], keep_stop[:, None], reading.pooling)
+    keep_start, keep_stop = plan.windows.keep_start_bp[windows, None], plan.windows.keep_stop_bp[windows, None]
+    kept = np.clip(np.minimum(end, keep_stop) - np.maximum(end - frame.step_bp, keep_start), 0, None)
+    weight = kept > 0 if reading.pooling == "mean-all" else kept
     return WindowBatch(windows, torch.from_numpy(np.stack(rows)), None, weight)
-
-
-def _kept_weight(
-    end: NDArray[np.int64], covered: NDArray[np.int64], keep_start: Any, keep_stop: Any, pooling: str
-) -> NDArray[Any]:
-    """What states count in pooling that end before base `end` of a window and cover `covered` bases of it."""
-    kept = np.clip(np.minimum(end, keep_stop) - np.maximum(end - covered, keep_start), 0, None)
-    if pooling == "mean":
-        return np.asarray(kept / np.maximum(covered, 1))
-    return np.asarray((kept > 0) | (covered == 0) if pooling == "mean-all" else kept)
 
 
 @torch.inference_mode()
