@@ -130,7 +130,7 @@ def build_app() -> App:
     """The application with every verb of this folder."""
     app = App(
         name="chargaff",
-        help="DNA foundation models: pre-train, fine-tune, embed, predict, score, generate.",
+        help="DNA foundation models: pre-train, fine-tune, embed, predict, annotate, score, generate.",
         version=f"chargaff {__version__}",
         help_format="plaintext",
         suppress_keyboard_interrupt=False,

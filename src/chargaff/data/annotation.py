@@ -142,20 +142,41 @@ def read_annotation(path: str | os.PathLike[str], elements: Sequence[str], genom
     return Annotation(elements, spans)
 
 
-def transcripts_of(regions: Regions) -> list[tuple[str, str, str, list[tuple[int, int]]]]:
-    """(name, contig, strand, ascending exons or else coding parts) of each transcript; [] in a file without."""
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """Exons, or coding parts, of a transcript or gene."""
+
+    name: str
+    contig: str
+    strand: Strand
+    parts: tuple[tuple[int, int], ...]
+    """Ascending."""
+    holds_stop: bool
+    """Whether coding parts include the stop codon."""
+
+
+def transcripts_of(regions: Regions, kind: str | None = None, *, by_gene: bool = False) -> list[Transcript]:
+    """The transcripts (of a GTF file also the genes) that lines with a parent make up; [] in a file without.
+
+    Args:
+        kind: "exon" or "CDS"; None: exons, or coding parts where there are none.
+    """
     if "attributes" not in regions.columns:
         return []
     types = _types(regions)
-    kind = "exon" if "exon" in types else "CDS"
+    kind = kind or ("exon" if "exon" in types else "CDS")
     chosen = regions.select([name == kind for name in types])
-    owners, parents = chosen.attribute("transcript_id"), chosen.attribute("Parent")
-    groups: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
-    for place, owner, parent in zip(chosen, owners, parents, strict=True):
-        if owner or parent:
-            key = str(owner or parent), place.contig, place.strand.value
-            groups.setdefault(key, []).append((place.start, place.end))
-    return [(*key, sorted(set(places))) for key, places in groups.items()]
+    owners = chosen.attribute("transcript_id")
+    is_gtf = any(owners)
+    if not is_gtf:
+        owners = chosen.attribute("Parent")
+    elif by_gene:
+        owners = chosen.attribute("gene_id")
+    groups: dict[tuple[str, str, Strand], set[tuple[int, int]]] = {}
+    for owner, place in zip(owners, chosen, strict=True):
+        if owner:
+            groups.setdefault((owner, place.contig, place.strand), set()).add((place.start, place.end))
+    return [Transcript(*key, tuple(sorted(parts)), holds_stop=not is_gtf) for key, parts in groups.items()]
 
 
 def _types(regions: Regions) -> list[str]:
@@ -176,7 +197,11 @@ def _find(element: Element, regions: Regions, contig: Ints, types: list[str]) ->
     if element.type not in DERIVED or "attributes" not in regions.columns:
         empty = np.zeros(0, np.int64)
         return empty, empty, empty
-    rows = [row for part in _transcripts(element, regions, contig, types) for row in _derive(element.type, part)]
+    numbers = dict(zip(regions.contigs, contig.tolist(), strict=True))
+    is_codon = element.type in ("start_codon", "stop_codon")
+    kind = "CDS" if is_codon or "exon" not in types else "exon"
+    found = transcripts_of(regions.select(_matches(element, regions)), kind, by_gene=element.type == "gene")
+    rows = [(numbers[part.contig], *place) for part in found for place in _derive(element.type, part)]
     table = np.array(rows, np.int64).reshape(-1, 3)
     return table[:, 0], table[:, 1], table[:, 2]
 
@@ -192,66 +217,31 @@ def _matches(element: Element, regions: Regions) -> NDArray[np.bool_]:
     return keep
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """Exons, or coding parts, of a transcript or gene."""
-
-    contig: int
-    places: list[tuple[int, int]]
-    """Ascending."""
-    is_reverse: bool
-    holds_stop: bool
-    """Whether coding parts include the stop codon."""
-
-
-def _transcripts(element: Element, regions: Regions, contig: Ints, types: list[str]) -> list[_Parts]:
-    """The transcripts (for "gene": the genes) that the element is derived from."""
-    is_codon = element.type in ("start_codon", "stop_codon")
-    kind = "CDS" if is_codon or "exon" not in types else "exon"
-    rows = np.flatnonzero(np.array([name == kind for name in types]) & _matches(element, regions))
-    chosen = regions.select(rows)
-    owners = chosen.attribute("transcript_id")
-    is_gtf = any(name is not None for name in owners)
-    if not is_gtf:
-        owners = chosen.attribute("Parent")
-    elif element.type == "gene":
-        owners = chosen.attribute("gene_id")
-    groups: dict[tuple[str, int, Strand], list[tuple[int, int]]] = {}
-    for owner, number, place in zip(owners, contig[rows].tolist(), chosen, strict=True):
-        if owner is not None:
-            groups.setdefault((owner, number, place.strand), []).append((place.start, place.end))
-    return [
-        _Parts(number, sorted(set(places)), strand is Strand.REVERSE, holds_stop=not is_gtf)
-        for (_, number, strand), places in groups.items()
-    ]
-
-
-def _derive(kind: str, parts: _Parts) -> list[tuple[int, int, int]]:
-    """(contig, start, end) of each place of a derived element in one transcript."""
-    places = parts.places
+def _derive(kind: str, transcript: Transcript) -> list[tuple[int, int]]:
+    """(start, end) of each place of a derived element in one transcript."""
+    places = transcript.parts
     if kind in ("gene", "transcript"):
         found = [(places[0][0], max(end for _, end in places))]
     elif kind in ("start_codon", "stop_codon"):
-        found = _codon(kind, parts)
+        found = _codon(kind, transcript)
     else:
         found = [(left[1], right[0]) for left, right in pairwise(places) if right[0] > left[1]]
         if kind != "intron":
-            is_first = (
-                kind == "splice_donor"
-            ) != parts.is_reverse  # of the two ends of the intron on the forward strand
+            is_reverse = transcript.strand is Strand.REVERSE
+            is_first = (kind == "splice_donor") != is_reverse  # of the two ends of the intron on the forward strand
             long_enough = [(start, end) for start, end in found if end - start >= 2 * SITE_BP]
             found = [(a, a + SITE_BP) if is_first else (b - SITE_BP, b) for a, b in long_enough]
-    return [(parts.contig, start, end) for start, end in found]
+    return found
 
 
-def _codon(kind: str, parts: _Parts) -> list[tuple[int, int]]:
+def _codon(kind: str, transcript: Transcript) -> list[tuple[int, int]]:
     """Places of three bases at an end of the coding parts, or just behind it."""
-    at_left = (kind == "start_codon") != parts.is_reverse
-    if kind == "stop_codon" and not parts.holds_stop:
-        start = parts.places[0][0] - CODON_BP if at_left else parts.places[-1][1]
+    at_left = (kind == "start_codon") != (transcript.strand is Strand.REVERSE)
+    if kind == "stop_codon" and not transcript.holds_stop:
+        start = transcript.parts[0][0] - CODON_BP if at_left else transcript.parts[-1][1]
         return [(max(start, 0), start + CODON_BP)]
     found, left = [], CODON_BP
-    for start, end in parts.places if at_left else reversed(parts.places):
+    for start, end in transcript.parts if at_left else reversed(transcript.parts):
         size = min(left, end - start)
         found.append((start, start + size) if at_left else (end - size, end))
         left -= size

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +33,16 @@ class Frame:
     """Inputs shorter than `input_bp` must be a multiple of this; None of them may be where `is_fixed`."""
     is_fixed: bool = False
     """Every input has `input_bp` bases."""
+    step_bp: int = 1
+    """Bases of one answer; the first one of a place begins with it."""
 
     @property
     def answered_bp(self) -> int:
         return self.input_bp if self.output_bp is None else self.output_bp
+
+    def steps(self, length_bp: int) -> int:
+        """Answers that these bases have; the last one may reach beyond them."""
+        return -(-length_bp // self.step_bp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,8 @@ def plan_pieces(places: Sequence[Place], frame: Frame, *, overlap_bp: int, piece
     """Pieces of at most `piece_bp` that cover each place once.
 
     Windows lie side by side, `overlap_bp` shared by neighbours, and stay inside of what may be read as long as that is
-    long enough: the last is moved to end with it. The windows of a place do not depend on how it is cut into pieces.
+    long enough: the last is moved to end with it. Those of a model of one input length may lie around all of it: their
+    bases beyond the place are as many on either side. How a place is cut into pieces does not change its windows.
     """
     answered = frame.answered_bp
     if not 0 <= overlap_bp < answered:
@@ -80,8 +88,9 @@ def plan_pieces(places: Sequence[Place], frame: Frame, *, overlap_bp: int, piece
     pieces = []
     for place in places:
         starts, width = _windows(place, frame, overlap_bp)
-        for begin in range(place.start, place.end, piece_bp):
-            end = min(begin + piece_bp, place.end)
+        cuts = range(int(starts[0]), place.end, piece_bp)  # where windows begin, so that few are read twice
+        bounds = [place.start, *(cut for cut in cuts if cut > place.start), place.end]
+        for begin, end in pairwise(bounds):
             ours = starts[(starts < end) & (starts + width > begin)]
             pieces.append(Piece(place, begin, end, ours, width))
     return pieces
@@ -91,7 +100,11 @@ def _windows(place: Place, frame: Frame, overlap_bp: int) -> tuple[Ints, int]:
     """(first answered bases, answered bases of each) of the windows over a place, with surroundings on both sides."""
     width, length_bp = frame.answered_bp, place.high - place.low
     if frame.is_fixed:
-        return np.arange(place.start - overlap_bp // 2, place.end, width - overlap_bp, dtype=np.int64), width
+        stride, needed = width - overlap_bp, place.end - place.start + overlap_bp // 2
+        count = -(-needed // stride)
+        beyond = count * stride + overlap_bp - (place.end - place.start)
+        begin = place.start - beyond // 2 // frame.step_bp * frame.step_bp
+        return begin + stride * np.arange(count, dtype=np.int64), width
     if length_bp <= width:
         return np.array([place.low], np.int64), -(-length_bp // frame.multiple_bp) * frame.multiple_bp
     begin, end = max(place.start - overlap_bp, place.low), min(place.end + overlap_bp, place.high)
@@ -110,6 +123,20 @@ def blend_weights(width: int, overlap_bp: int) -> NDArray[np.float32]:
     weight[:count] = np.minimum(weight[:count], rise[:count])
     weight[width - count :] = np.minimum(weight[width - count :], rise[:count][::-1])
     return weight
+
+
+def group_pieces(pieces: Sequence[Piece], frame: Frame, *, read_bp: int) -> tuple[tuple[Piece, ...], ...]:
+    """Neighbouring pieces together as long as they read at most `read_bp`, so that many short ones are few groups."""
+    groups: list[list[Piece]] = []
+    room = 0
+    for piece in pieces:
+        size = len(piece.windows) * (frame.input_bp if frame.is_fixed else piece.answered_bp)
+        if size > room:
+            groups.append([])
+            room = read_bp
+        groups[-1].append(piece)
+        room -= size
+    return tuple(map(tuple, groups))
 
 
 def find_places(

@@ -36,6 +36,8 @@ class InputRule:
     """Longest input; None: limited by memory alone."""
     multiple_of: int = 1
     """Token count must divide by this, special tokens excluded."""
+    min_tokens: int = 1
+    """Shortest input, for models that cut off its ends."""
     fixed_bp: int | None = None
     """The only input length, for models that have one."""
     padding: Literal["masked", "causal", "never"] = "masked"

@@ -25,11 +25,13 @@ MOST_ROWS = 6
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Probabilities of an element."""
+    """Values of an output, from 0 on."""
 
     name: str
     values: NDArray[np.floating]
     """[L]; NaN where there is no answer."""
+    highest: float = 1.0
+    """End of the axis."""
 
 
 def draw_tracks(
@@ -75,7 +77,7 @@ def _draw_panel(axis: Axes, panel: Panel, start: int, shade: str) -> None:
     highest = np.where(np.isnan(padded).all(1), np.nan, np.nanmax(np.where(np.isnan(padded), -1, padded), axis=1))
     x = start + np.arange(len(highest)) * step
     axis.fill_between(x, 0, highest, step="post", color=shade, alpha=0.85, linewidth=0)
-    axis.set(ylim=(0, 1.02), yticks=(0, 1))
+    axis.set(ylim=(0, 1.02 * panel.highest), yticks=(0, panel.highest), yticklabels=("0", f"{panel.highest:.3g}"))
     axis.set_ylabel(label_of(panel.name, 18), rotation=0, ha="right", va="center")
     axis.grid(visible=False, axis="x")
 

@@ -182,8 +182,8 @@ def _probe_lengths(model: Model, longest: int) -> tuple[int, int]:
     if rule.fixed_bp is not None:
         return longest, longest
     step = rule.multiple_of
-    long = max(min(longest, LONGEST_PROBE_TOKENS) // step, 1) * step
-    return max(long // 2 // step, 1) * step, long
+    long = max(min(longest, LONGEST_PROBE_TOKENS) // step * step, step, rule.min_tokens)
+    return max(long // 2 // step * step, step, rule.min_tokens), long
 
 
 def _random_tokens(model: Model, num_tokens: int) -> Tensor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +12,14 @@ from urllib.parse import quote
 import numpy as np
 
 from chargaff.data.annotation import Element
-from chargaff.errors import ConfigError, InputError
-from chargaff.io.atomic import claim, write_atomically, write_manifest
+from chargaff.errors import ConfigError
+from chargaff.io.atomic import write_atomically
 from chargaff.io.bigwig import write_bigwig
 from chargaff.io.writers import Column, open_writer
 from chargaff.seq.segments import Segments, drop_short, merge_near, segments_of
-from chargaff.workflows.segment import PARTS, Probabilities, SegmentJob, run_segmenting
+from chargaff.workflows import genome_job
+from chargaff.workflows.genome_job import Answers, answers_to_folder
+from chargaff.workflows.segment import SegmentJob, run_segmenting
 
 MANIFEST = "segment.json"
 BED, GFF, SUMMARY, TRACKS = "calls.bed", "calls.gff3", "summary.parquet", "bigwig"
@@ -69,15 +69,7 @@ def check_folder(job: SegmentJob, folder: Path, options: CallOptions, *, overwri
     unknown = sorted(set(options.thresholds or {}) - set(job.elements))
     if unknown:
         raise ConfigError(f"threshold of {unknown[0]}: the model knows {', '.join(job.elements)}")
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is a file; segment writes a folder")
-    is_finished, is_begun = (folder / MANIFEST).exists(), (folder / PARTS).is_dir()
-    if is_finished and not overwrite:
-        raise InputError(f"{folder}: holds a finished run; choose another folder or allow overwriting (--overwrite)")
-    if not (is_finished or is_begun) and any(folder.iterdir()):
-        raise InputError(f"{folder}: holds files that are not of segment; choose another folder")
+    genome_job.check_folder(folder, MANIFEST, "segment", overwrite=overwrite)
 
 
 def segment_to_folder(
@@ -85,7 +77,7 @@ def segment_to_folder(
     folder: str | Path,
     options: CallOptions | None = None,
     *,
-    finish: Callable[[Probabilities, list[Call]], None] = lambda found, calls: None,
+    finish: Callable[[Answers, list[Call]], None] = lambda found, calls: None,
     overwrite: bool = False,
     on_progress: Callable[[int], None] = lambda bases: None,
 ) -> dict[str, Any]:
@@ -104,26 +96,24 @@ def segment_to_folder(
     """
     folder, options = Path(folder), options or CallOptions()
     check_folder(job, folder, options, overwrite=overwrite)
-    with claim(folder):
-        (folder / MANIFEST).unlink(missing_ok=True)
-        found = run_segmenting(job, folder, on_progress=on_progress)
+
+    def write(found: Answers) -> dict[str, Any]:
         (folder / TRACKS).mkdir(exist_ok=True)
         calls: list[Call] = []
         rows: list[dict[str, Any]] = []
         for number, element in enumerate(job.elements):
             lengths = dict(job.genome.lengths)
             path = folder / TRACKS / f"{file_name(element)}.bw"
-            write_bigwig(path, lengths, found.element(number), decimals=options.decimals, overwrite=True)
-            ours = list(call_element(found, number, options))
+            write_bigwig(path, lengths, found.output(number), decimals=options.decimals, overwrite=True)
+            ours = list(call_element(job, found, number, options))
             calls += ours
             rows += _summary(job, found, number, ours, options)
         _write_calls(job, folder, calls)
         _write_summary(job, folder / SUMMARY, rows)
         finish(found, calls)
-        record = _record(job, options, calls)
-        write_manifest(folder, MANIFEST, record)
-        shutil.rmtree(folder / PARTS)
-    return record
+        return _record(job, options, calls)
+
+    return answers_to_folder(folder, MANIFEST, lambda: run_segmenting(job, folder, on_progress=on_progress), write)
 
 
 def file_name(element: str) -> str:
@@ -132,9 +122,9 @@ def file_name(element: str) -> str:
     return words + {"+": "_forward", "-": "_reverse"}.get(element[-1], "")
 
 
-def call_element(found: Probabilities, number: int, options: CallOptions) -> Iterator[Call]:
+def call_element(job: SegmentJob, found: Answers, number: int, options: CallOptions) -> Iterator[Call]:
     """The calls of one element in the order of the genome; they may cross pieces, not stretches without answer."""
-    element = found.job.elements[number]
+    element = job.elements[number]
     strand, threshold = Element.parse(element).strand.value, options.of(element)
     runs: list[tuple[int, int, float]] = []
     contig, last = "", -1
@@ -145,7 +135,7 @@ def call_element(found: Probabilities, number: int, options: CallOptions) -> Ite
             for call in _called(Segments(start, end), total, options):
                 yield Call(contig, call[0], call[1], element, strand, call[2])
 
-    for name, first, values in found.element(number):
+    for name, first, values in found.output(number):
         if name != contig or first != last:
             yield from finished()
             runs, contig = [], name
@@ -192,12 +182,12 @@ def _write_calls(job: SegmentJob, folder: Path, calls: list[Call]) -> None:
 
 
 def _summary(
-    job: SegmentJob, found: Probabilities, number: int, calls: list[Call], options: CallOptions
+    job: SegmentJob, found: Answers, number: int, calls: list[Call], options: CallOptions
 ) -> list[dict[str, Any]]:
     """A row a contig: bases with an answer, above the threshold, called, number of calls, mean probability."""
     element = job.elements[number]
     rows: dict[str, dict[str, Any]] = {}
-    for contig, _, values in found.element(number):
+    for contig, _, values in found.output(number):
         row = rows.setdefault(
             contig,
             {
@@ -230,12 +220,11 @@ def _write_summary(job: SegmentJob, path: Path, rows: list[dict[str, Any]]) -> N
 
 
 def _record(job: SegmentJob, options: CallOptions, calls: list[Call]) -> dict[str, Any]:
-    asked = sum(item.end - item.start for item in job.intervals)
     return {
         **job.provenance(),
         "elements": list(job.elements),
         "calling": asdict(options) | {"thresholds": dict(options.thresholds or {})},
-        "asked_bp": asked,
+        "asked_bp": job.asked_bp,
         "answered_bp": job.answered_bp,
         "unknown": {name: [list(place) for place in places] for name, places in job.unknown.items()},
         "calls": {element: sum(call.element == element for call in calls) for element in job.elements},

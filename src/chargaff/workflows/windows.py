@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chargaff.data.tiling import Frame
 from chargaff.data.windows import WindowPlan, plan_batches, plan_windows
 from chargaff.errors import BackendError, ConfigError
 from chargaff.families.protocol import Backbone, InputRule
@@ -30,6 +31,7 @@ from chargaff.seq.alphabet import Sequence, reverse_complement, upper
 from chargaff.tokenizers.char import CharTokenizer
 from chargaff.tokenizers.protocol import Tokenizer
 from chargaff.workflows.cost import Workload
+from chargaff.workflows.frames import find_state_frame
 from chargaff.workflows.sequences import Sequences
 
 _LOG = logging.getLogger(__name__)
@@ -80,6 +82,14 @@ class Plan:
     """Window numbers of each batch."""
     offset_bp: NDArray[np.int64]
     """[R + 1] where each record begins when all bases are counted through."""
+    frame: Frame | None = None
+    """What is read for a window and where its states lie, in models whose states are bins; None: a state a token."""
+
+    def before_bp(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Bases with states before each of these windows, which lie in the middle of their frame."""
+        assert self.frame is not None
+        spare = self.frame.answered_bp - self.windows.length_bp[windows]
+        return spare // 2 // self.frame.step_bp * self.frame.step_bp
 
     def work(self, passes: int = 1) -> list[Workload]:
         """What there is to compute, if the model reads every batch `passes` times."""
@@ -97,8 +107,8 @@ class WindowBatch:
     mask: Tensor | None
     """[B, T] True where not padding; None without padding."""
     weight: NDArray[Any]
-    """[B, T] what each position counts in pooling: its bases in the window's kept part; for "mean" the share of its
-    bases there, so that tokens count alike; for "mean-all" 1 for every token there and every special token."""
+    """[B, T] what each state counts in pooling: its bases in the window's kept part; for "mean" the share of its token's
+    bases there, so that tokens count alike; for "mean-all" 1 for every state there and every special token."""
     other: WindowBatch | None = None
     """The reverse complements of the same windows, where their tokens do not follow from these."""
 
@@ -118,15 +128,20 @@ def make_plan(model: Model, sequences: Sequences, rows: NDArray[np.int64], readi
         ConfigError: the model takes inputs of special lengths only.
     """
     rule = cast(Backbone, model.backbone).rule
-    if rule.fixed_bp is not None or rule.multiple_of != 1:
+    frame = find_state_frame(model, reading.window_bp)
+    if frame is not None and reading.pooling == "cls":
+        raise ConfigError(f"pool: {model.spec.family} has no token for a whole sequence; take mean, max, first or last")
+    if frame is None and (rule.fixed_bp is not None or rule.multiple_of != 1):
         raise ConfigError(f"{model.spec.family}: models with a fixed input length or step are not supported here")
     length_bp = sequences.length_bp[rows]
-    windows = plan_windows(length_bp, reading.window_bp, reading.overlap_bp)
+    windows = plan_windows(length_bp, reading.window_bp if frame is None else frame.answered_bp, reading.overlap_bp)
     if reading.pooling == "centre":
         windows = windows.middle_only(length_bp)
     tokenizer = reading_tokenizer(model, reading)
     num_special = len(tokenizer.encode(np.zeros(0, np.uint8), special=reading.special_tokens))
-    if tokenizer.complement is not None:
+    if frame is not None:
+        num_tokens = np.full(len(windows), frame.input_bp)
+    elif tokenizer.complement is not None:
         num_tokens = windows.length_bp + num_special
     else:
         longest_bp = int(windows.length_bp.max())
@@ -140,7 +155,7 @@ def make_plan(model: Model, sequences: Sequences, rows: NDArray[np.int64], readi
     if rule.max_tokens is not None and longest > rule.max_tokens:
         raise ConfigError(f"window-bp: windows have up to {longest:,} tokens, the model takes {rule.max_tokens:,}")
     batches = plan_batches(num_tokens, _batch_rule(model, reading), reading.batch_tokens)
-    return Plan(rows, windows, num_tokens, batches, np.concatenate([[0], np.cumsum(length_bp)]))
+    return Plan(rows, windows, num_tokens, batches, np.concatenate([[0], np.cumsum(length_bp)]), frame)
 
 
 def _count_tokens(
@@ -216,6 +231,8 @@ def prepare_batch(
     tokenizer: Tokenizer, sequences: Sequences, plan: Plan, reading: Reading, windows: NDArray[np.int64]
 ) -> WindowBatch:
     """Reads and tokenises these windows, which become a batch; padding goes to the right."""
+    if plan.frame is not None:
+        return _framed(tokenizer, sequences, plan, plan.frame, reading, windows)
     letters = [_letters(sequences, plan.rows, plan.windows, window) for window in windows]
     kept = plan.windows.keep_start_bp[windows], plan.windows.keep_stop_bp[windows]
     batch = _tokenised(tokenizer, windows, letters, kept, reading)
@@ -249,6 +266,31 @@ def _tokenised(
         weight[i, : len(ids)] = (kept > 0) | (covered == 0) if reading.pooling == "mean-all" else kept
     mask = np.arange(shape[1]) < lengths[:, None]
     return WindowBatch(windows, torch.from_numpy(tokens), None if mask.all() else torch.from_numpy(mask), weight)
+
+
+def _framed(
+    tokenizer: Tokenizer,
+    sequences: Sequences,
+    plan: Plan,
+    frame: Frame,
+    reading: Reading,
+    windows: NDArray[np.int64],
+) -> WindowBatch:
+    """The batch of these windows, each in the middle of its frame: beyond it the record goes on, or N."""
+    before_bp = plan.before_bp(windows)
+    rows = []
+    for window, before in zip(windows, before_bp.tolist(), strict=True):
+        row = int(plan.rows[plan.windows.record[window]])
+        begin = int(plan.windows.start_bp[window]) - before - frame.output_offset_bp
+        low, high = max(begin, 0), min(begin + frame.input_bp, int(sequences.length_bp[row]))
+        letters = np.full(frame.input_bp, ord("N"), np.uint8)
+        letters[low - begin : high - begin] = upper(sequences.fetch(row, low, high))
+        rows.append(tokenizer.encode(letters, special=False))
+    end = np.arange(frame.step_bp, frame.answered_bp + 1, frame.step_bp) - before_bp[:, None]
+    keep_start, keep_stop = plan.windows.keep_start_bp[windows, None], plan.windows.keep_stop_bp[windows, None]
+    kept = np.clip(np.minimum(end, keep_stop) - np.maximum(end - frame.step_bp, keep_start), 0, None)
+    weight = kept > 0 if reading.pooling == "mean-all" else kept
+    return WindowBatch(windows, torch.from_numpy(np.stack(rows)), None, weight)
 
 
 @torch.inference_mode()

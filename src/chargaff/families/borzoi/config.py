@@ -121,6 +121,12 @@ class BorzoiConfig:
         """How many of `bins` bins are returned, as `transformer_tower.centre` wants it."""
         return self.bins_to_return if self.return_center_bins_only else bins - 2 * _UNCENTRED_MARGIN
 
+    @property
+    def min_input_bp(self) -> int:
+        """Bases of the shortest input that has a bin to return."""
+        bins = max(self.bins_to_return, 1) if self.return_center_bins_only else 2 * _UNCENTRED_MARGIN + 1
+        return -(-bins // _ATTENTION_STEP) * self.step_bp
+
     def state_grid(self, length_bp: int) -> Grid:
         """Where the returned bins of `length_bp` bases lie."""
         bins = length_bp // self.step_bp * _ATTENTION_STEP

@@ -14,9 +14,16 @@ from chargaff.nn.relative_attention import RelativeAttention
 from chargaff.nn.unet1d import SegmentationHead
 from chargaff.seq.grid import Grid
 
+ALL = slice(None)
+
 
 class TrackHead(nn.Module):
     """A linear layer and softplus for each set of tracks."""
+
+    outside = "N"
+    """Letter for what lies beyond a chromosome."""
+    has_strand_pairs = True
+    """Whether tracks of one strand have a partner for the other (borzoi sheet 4: `strand_pair`)."""
 
     def __init__(self, config: BorzoiConfig, backbone: nn.Module, num_outputs: int) -> None:
         super().__init__()
@@ -44,13 +51,13 @@ class TrackHead(nn.Module):
             raise ConfigError("tracks have strands of their own: predict for each strand and match the tracks then")
         return encoded.hidden
 
-    def predict(self, embedding: Tensor, name: str) -> Tensor:
-        """[B, bins, tracks] float32 of one set, in float32 also under automatic mixed precision."""
+    def predict(self, embedding: Tensor, name: str, tracks: Tensor | slice = ALL) -> Tensor:
+        """[B, bins, tracks] of one set, or of some of its tracks; in float32 also under automatic mixed precision."""
         layer = self.get_submodule(f"{name}_head")
         assert isinstance(layer, nn.Conv1d)
         assert layer.bias is not None
         with torch.autocast(embedding.device.type, enabled=False):
-            x, weight, bias = embedding.float(), layer.weight[..., 0].float(), layer.bias.float()
+            x, weight, bias = embedding.float(), layer.weight[tracks, :, 0].float(), layer.bias[tracks].float()
             return softplus_linear(x, weight, bias)
 
     def forward(self, encoded: Encoded, mask: Tensor | None = None) -> Tensor:

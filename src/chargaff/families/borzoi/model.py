@@ -18,6 +18,7 @@ from chargaff.nn.one_hot import base_rows, one_hot
 from chargaff.nn.relative_attention import RelativeAttention
 from chargaff.nn.transformer_tower import Block, centre, run_tower
 from chargaff.ops.gelu import gelu as fast_gelu
+from chargaff.seq.grid import Grid
 from chargaff.tokenizers.char import CharTokenizer
 
 EPS = 1e-3
@@ -105,7 +106,9 @@ class Borzoi(nn.Module):
         super().__init__()
         self.config = config
         self.width = config.final_width
-        self.rule = InputRule(multiple_of=config.step_bp, padding="never", n_bases="zero")
+        self.rule = InputRule(
+            multiple_of=config.step_bp, min_tokens=config.min_input_bp, padding="never", n_bases="zero"
+        )
         self.checkpointing = False
         first, *widths = config.conv_widths
         dim, up = config.dim, config.upsampled_width
@@ -129,6 +132,10 @@ class Borzoi(nn.Module):
     def init_buffers(self, device: Any) -> None:
         """The channels of each token."""
         self.register_buffer("bases", base_rows(CharTokenizer.one_hot().vocab, device), persistent=False)
+
+    def grid(self, length_bp: int) -> Grid:
+        """Where the states of `length_bp` bases lie."""
+        return self.config.state_grid(length_bp)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, *, taps: Collection[str] = ()) -> Encoded:
         """[B, L] ids, or [B, L, 4] channels A, C, G, T -> states [B, bins, 1920]; there is no mask.

@@ -16,9 +16,16 @@ from chargaff.nn.transformer_tower import centre
 from chargaff.nn.unet1d import SegmentationHead
 from chargaff.seq.grid import Grid
 
+ALL = slice(None)
+
 
 class TrackHead(nn.Module):
     """Crop, one more convolution, then a linear layer and softplus for each set of tracks."""
+
+    outside = "."
+    """Letter for what lies beyond a chromosome (enformer sheet 2)."""
+    has_strand_pairs = False
+    """Whether tracks of one strand have a partner for the other."""
 
     def __init__(self, config: EnformerConfig, backbone: nn.Module, num_outputs: int) -> None:
         super().__init__()
@@ -55,11 +62,11 @@ class TrackHead(nn.Module):
         x: Tensor = self.final_pointwise(encoded.hidden[:, first:stop].transpose(1, 2)).transpose(1, 2)
         return gelu(F.dropout(x, self.config.dropout_rate / 8, self.training))
 
-    def predict(self, embedding: Tensor, name: str) -> Tensor:
-        """[B, bins, tracks] float32 of one set."""
+    def predict(self, embedding: Tensor, name: str, tracks: Tensor | slice = ALL) -> Tensor:
+        """[B, bins, tracks] float32 of one set, or of some of its tracks."""
         layer = cast(nn.Sequential, self._heads[name])[0]
         assert isinstance(layer, nn.Linear)
-        return softplus_linear(embedding, layer.weight, layer.bias)
+        return softplus_linear(embedding, layer.weight[tracks], layer.bias[tracks])
 
     def forward(self, encoded: Encoded, mask: Tensor | None = None) -> Tensor:
         """[B, bins, tracks] float32: all sets side by side, see `slices`."""

@@ -15,6 +15,7 @@ from chargaff.nn.conv_rows import NormGelu, RowConv, is_applicable, pieces, row_
 from chargaff.nn.one_hot import base_rows, one_hot
 from chargaff.nn.relative_attention import RelativeAttention
 from chargaff.nn.transformer_tower import Block, exponential_widths, run_tower
+from chargaff.seq.grid import Grid
 from chargaff.tokenizers.char import CharTokenizer
 
 STEM_TAPS, TOWER_TAPS = 15, 5
@@ -151,6 +152,10 @@ class Enformer(nn.Module):
     def init_buffers(self, device: Any) -> None:
         """The channels of each token."""
         self.register_buffer("bases", base_rows(CharTokenizer.one_hot().vocab, device), persistent=False)
+
+    def grid(self, length_bp: int) -> Grid:
+        """Where the states of `length_bp` bases lie."""
+        return self.config.state_grid(length_bp)
 
     def _convolve(self, x: Tensor, *, keeps_stem: bool) -> tuple[Tensor, Tensor]:
         """[B, L, 4] -> ([B, ceil(L / 2), C], or something else if the stem is not kept; [B, T, D])."""
