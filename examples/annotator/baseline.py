@@ -26,12 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tally import best_step, count_answers, rounded
+from tally import best_step, count_answers, open_run, rounded
 
 from chargaff.data.annotated import AnnotatedWindows
 from chargaff.seq.alphabet import BASE_CODE, reverse_complement, translate
-from chargaff.train.runs import load_finetune_run
-from chargaff.workflows.finetune_segmentation import SegmentationRun, Segmenting, open_segmenting
+from chargaff.workflows.finetune_segmentation import Segmenting
 
 K = 6
 KMERS = 4**K
@@ -84,12 +83,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     began = time.monotonic()
-    run = load_finetune_run(options.run)
-    if not isinstance(run, SegmentationRun):
-        parser.error(f"{options.run}: trains no annotator (task.kind is not segmentation)")
-    ready = open_segmenting(run)
-    if ready.test is None:
-        parser.error(f"{options.run}: sets no test windows aside")
+    ready = open_run(options.run)
+    assert ready.test is not None
     layout = lay_out(ready)
     fits = {kind: fit_kind(ready, layout, kind, options.seed) for kind in kinds(ready.elements)}
     tally = count_answers(ready.test, answers(ready.test, layout, fits))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from chargaff.data.annotated import AnnotatedWindows
 from chargaff.data.batch import NOT_LABELLED
 from chargaff.tasks.segmentation import BINS, count_scores
+from chargaff.train.runs import load_finetune_run
+from chargaff.workflows.finetune_segmentation import SegmentationRun, Segmenting, open_segmenting
 
 BLOCK_BP = 50_000
 """What the bootstrap draws."""
@@ -51,6 +54,17 @@ class Tally:
         with np.load(path) as file:
             elements, blocks = file["elements"].tolist(), file["blocks"].tolist()
             return cls(tuple(elements), file["counts"].astype(np.int64), tuple(blocks))
+
+
+def open_run(path: Path) -> Segmenting:
+    """The data of a run file that trains an annotator and sets test windows aside."""
+    run = load_finetune_run(path)
+    if not isinstance(run, SegmentationRun):
+        sys.exit(f"{path}: trains no annotator (task.kind is not segmentation)")
+    ready = open_segmenting(run)
+    if ready.test is None:
+        sys.exit(f"{path}: sets no test windows aside")
+    return ready
 
 
 def block_names(source: AnnotatedWindows) -> list[str]:
