@@ -4,8 +4,8 @@
         --references augustus.json --hardware "one core of an AMD EPYC, no GPU"
 
 RUN is the folder of the fine-tuning, `heldout.json` what `evaluate.py --baseline` has written about its model. Into
-`src/chargaff/bundled/NAME/` go the weights, `training.json` (settings, curve, figures) and `README.md`, the card made of
-them. The card becomes a page of the documentation, and the row of the catalogue is written (or replaced) in
+`src/chargaff/bundled/NAME/` go the weights, `training.json` (settings, curve, figures) and `README.md`, the card made
+of them. The card becomes a page of the documentation, and the row of the catalogue is written (or replaced) in
 `families/caduceus/checkpoints.toml`.
 """
 
@@ -22,7 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 import tomli_w
 from card import ANNOTATORS, Annotator, card
 from fetch_genomes import GENOMES
