@@ -83,7 +83,8 @@ def _parameters(kind: str, config: dict[str, Any], group: Any) -> dict[str, Any]
 def run_graph(layers: list[dict[str, Any]], x: Tensor) -> Tensor:
     """[1, 3, L] probabilities (neither, acceptor, donor) of [1, 4, L]."""
     values: dict[str, Tensor] = {}
-    for layer in layers:
+    last_use = {name: place for place, layer in enumerate(layers) for name in layer["inputs"]}
+    for place, layer in enumerate(layers):
         inputs = [values[name] for name in layer["inputs"]]
         match layer["kind"]:
             case "InputLayer":
@@ -98,11 +99,14 @@ def run_graph(layers: list[dict[str, Any]], x: Tensor) -> Tensor:
             case "Activation":
                 out = inputs[0].relu()
             case "Add":
-                out = torch.stack(inputs).sum(0) if len(inputs) > 2 else inputs[0] + inputs[1]
+                out = inputs[0] + inputs[1]
             case "Cropping1D":
                 left, right = layer["crop"]
                 out = inputs[0][..., left : inputs[0].shape[-1] - right]
             case kind:
                 raise SystemExit(f"spliceai: unexpected layer {kind}")
         values[layer["name"]] = out
+        for name in layer["inputs"]:
+            if last_use[name] == place:
+                del values[name]
     return out
