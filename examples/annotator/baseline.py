@@ -35,7 +35,7 @@ from chargaff.workflows.finetune_segmentation import Segmenting
 K = 6
 KMERS = 4**K
 WINDOWS_BP = (8, 10, 12, 16, 24, 48, 96, 200, 400, 800, 1600)
-PENALTIES = (1e-5, 1e-4, 1e-6)
+PENALTIES = (1e-5, 1e-4, 1e-6, 1e-7)
 """The windows are compared with the first; the others are tried in the best window."""
 INSIDE, OUTSIDE = 20_000, 40_000
 NARROW_BP, NARROW_OUTSIDE = 100, 400_000

@@ -67,26 +67,24 @@ def open_run(path: Path) -> Segmenting:
     return ready
 
 
-def block_names(source: AnnotatedWindows) -> list[str]:
-    """Of the block that each window begins in."""
-    contig, start = source.windows.places(np.arange(len(source)))
-    names = source.windows.genome.contigs
-    return [f"{names[c]}:{s // BLOCK_BP}" for c, s in zip(contig.tolist(), start.tolist(), strict=True)]
-
-
 def count_answers(source: AnnotatedWindows, answers: Iterable[tuple[Sequence[int], NDArray[np.float32]]]) -> Tally:
     """Counts of a source's windows, from (rows, probabilities [rows, window_bp, elements]) in any order."""
-    of_window = block_names(source)
-    blocks = list(dict.fromkeys(of_window))
-    number = {name: place for place, name in enumerate(blocks)}
-    elements = source.annotation.elements
+    elements, names = source.annotation.elements, source.windows.genome.contigs
+    contig, start = source.windows.places(np.arange(len(source)))
+    last = np.minimum(start + source.windows.window_bp, source.windows.genome.lengths_bp[contig]) - 1
+    touched = np.concatenate([np.stack([contig, place // BLOCK_BP], 1) for place in (start, last)])
+    blocks = {(int(c), int(number)): row for row, (c, number) in enumerate(np.unique(touched, axis=0))}
     counts = np.zeros((len(blocks), len(elements), 2, BINS), np.int64)
     for rows, probability in answers:
         for row, example, values in zip(rows, source.__getitems__(rows), probability, strict=True):
             target = np.asarray(example.target)
             known = target[:, 0] != NOT_LABELLED
-            counts[number[of_window[row]]] += histogram(values[known], target[known])
-    return Tally(elements, counts, tuple(blocks))
+            place = start[row] + np.arange(int(known.sum()))
+            cuts = np.flatnonzero(place[1:] % BLOCK_BP == 0) + 1
+            parts = (np.split(array, cuts) for array in (place, values[known], target[known]))
+            for here, answer, truth in zip(*parts, strict=True):
+                counts[blocks[int(contig[row]), int(here[0]) // BLOCK_BP]] += histogram(answer, truth)
+    return Tally(elements, counts, tuple(f"{names[c]}:{number}" for c, number in blocks))
 
 
 def histogram(probability: NDArray[np.float32], target: NDArray[np.uint8]) -> NDArray[np.int64]:
