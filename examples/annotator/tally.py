@@ -72,8 +72,9 @@ def count_answers(source: AnnotatedWindows, answers: Iterable[tuple[Sequence[int
     elements, names = source.annotation.elements, source.windows.genome.contigs
     contig, start = source.windows.places(np.arange(len(source)))
     last = np.minimum(start + source.windows.window_bp, source.windows.genome.lengths_bp[contig]) - 1
-    touched = np.concatenate([np.stack([contig, place // BLOCK_BP], 1) for place in (start, last)])
-    blocks = {(int(c), int(number)): row for row, (c, number) in enumerate(np.unique(touched, axis=0))}
+    spans = zip(contig.tolist(), (start // BLOCK_BP).tolist(), (last // BLOCK_BP).tolist(), strict=True)
+    keys = sorted({(number, block) for number, low, high in spans for block in range(low, high + 1)})
+    blocks = {key: row for row, key in enumerate(keys)}
     counts = np.zeros((len(blocks), len(elements), 2, BINS), np.int64)
     for rows, probability in answers:
         for row, example, values in zip(rows, source.__getitems__(rows), probability, strict=True):
