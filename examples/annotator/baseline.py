@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -80,13 +81,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the annotator's run file (task.kind segmentation)")
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--chosen", type=Path, help="an earlier output whose windows and penalties are used again")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     began = time.monotonic()
     ready = open_run(options.run)
     assert ready.test is not None
     layout = lay_out(ready)
-    fits = {kind: fit_kind(ready, layout, kind, options.seed) for kind in kinds(ready.elements)}
+    chosen = json.loads(options.chosen.read_text())["chosen_on_validation"] if options.chosen else {}
+    fits = {kind: fit_kind(ready, layout, kind, options.seed, chosen.get(kind)) for kind in kinds(ready.elements)}
     tally = count_answers(ready.test, answers(ready.test, layout, fits))
     tally.save(options.output.with_suffix(".npz"))
     record = {
@@ -155,8 +158,8 @@ def labels(source: AnnotatedWindows, layout: Layout, kind: str) -> NDArray[np.in
     return found
 
 
-def fit_kind(ready: Segmenting, layout: Layout, kind: str, seed: int) -> Fit:
-    """The best of all windows and penalties on the validation windows."""
+def fit_kind(ready: Segmenting, layout: Layout, kind: str, seed: int, chosen: dict[str, Any] | None = None) -> Fit:
+    """The best of all windows and penalties on the validation windows, or the one that was chosen before."""
     train, valid = (labels(source, layout, kind) for source in (ready.train[0], ready.valid))
     where = np.flatnonzero(valid >= 0)
     is_inside = valid[where] == 1
@@ -171,6 +174,8 @@ def fit_kind(ready: Segmenting, layout: Layout, kind: str, seed: int) -> Fit:
         print(f"{kind} {window_bp} bp, penalty {penalty:g}: validation MCC {mcc:.4f}", file=sys.stderr, flush=True)
         return Fit(window_bp, penalty, weight, bias, threshold, mcc)
 
+    if chosen is not None:
+        return fit(chosen["window_bp"], chosen["penalty"])
     best = max((fit(window_bp, PENALTIES[0]) for window_bp in WINDOWS_BP), key=lambda found: found.valid_mcc)
     others = [fit(best.window_bp, penalty) for penalty in PENALTIES[1:]]
     return max([best, *others], key=lambda found: found.valid_mcc)
