@@ -25,7 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import tomli_w
-from card import ANNOTATORS, Annotator, card
+from cards import ANNOTATORS, Annotator, card
 from fetch_genomes import GENOMES
 from make_demo_data import EXON_TABLE, EXON_TABLE_SHA256, FUNGUS_GENES, FUNGUS_GENES_SHA256, MMSPLICE
 from tally import Tally, histogram, rounded

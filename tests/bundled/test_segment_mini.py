@@ -15,7 +15,7 @@ from chargaff.data.annotation import read_annotation
 from chargaff.hub.catalog import get_checkpoint, list_checkpoints
 from chargaff.hub.load import load
 from chargaff.workflows.segment import SegmentOptions, compute_part, plan_segmenting
-from examples.annotator.card import ANNOTATORS, card
+from examples.annotator.cards import ANNOTATORS, card
 
 DATA = REPOSITORY / "examples" / "data"
 SHIPPED = [row.name for row in list_checkpoints() if row.package_folder is not None and row.head == "token"]
