@@ -34,8 +34,8 @@ the coding parts of each transcript.""",
         """\
 It knows one fungus. Elsewhere, even in related species, splice signals and codon use differ: fine-tune it on an
 annotation of your own genome. Coding parts only: the annotation has no untranslated regions, so that introns in them
-count as errors of the model. Calls are stretches of bases, no gene models; nothing makes a reading frame of them. Seen
-beside a gene finder it has no memory beyond its window.""",
+count as errors of the model. Calls are stretches of bases, no gene models: nothing sees to it that they begin with a
+start codon, end with a stop codon and keep a reading frame, as a gene finder would.""",
         ("umaydis.fa.gz", "umaydis.gff3.gz"),
     ),
     "chargaff-segment-human-mini": Annotator(
@@ -78,8 +78,9 @@ def card(record: dict[str, Any]) -> str:
 
 def _summary(record: dict[str, Any], about: Annotator) -> str:
     return f"""\
-A small annotator of *{about.organism}*: [{record["backbone"]}]({record["backbone"]}.md) with a head that gives every
-base a probability for each of {len(record["elements"])} elements, fine-tuned as a whole. It comes with the package:
+A small annotator of *{about.organism}*: [{record["backbone"]}]({record["backbone"]}.md)
+with a head that gives every base a probability for each of {len(record["elements"])} elements, fine-tuned as a whole. It
+comes with the package:
 
 ```sh
 chargaff segment {record["name"]} genome.fa -o annotation
@@ -107,7 +108,8 @@ def _held_out(record: dict[str, Any]) -> str:
 Per base and strand, on {record["test_bases"]:,} bases that no training has seen: Matthews correlation at probability
 0.5, area under precision and recall, and MCC at the threshold that was best on the validation windows (in brackets).
 The baseline is a logistic regression for each element on how often each 3- to 6-mer stands in a window around the base,
-with the same labels and split; window ({windows}), penalty and threshold were chosen on the validation windows, too.
+with the same labels and split. Its window, penalty and threshold were chosen on the validation windows, too; windows:
+{windows}.
 Difference: of MCC, both at their chosen thresholds, with a 95 % interval from a bootstrap over blocks of 50 kb.
 
 | element | MCC | auPRC | MCC at threshold | baseline MCC | baseline auPRC | difference |
@@ -193,8 +195,8 @@ def _training(record: dict[str, Any], about: Annotator) -> str:
     ]
     words = [f"examples/annotator/{about.recipe}", *record["overrides"]]
     return f"""\
-Seed {record["seed"]}, {record["steps"]:,} steps, {record["hours"]:.1f} hours on {record["hardware"]}; the weights of
-step {record["kept_step"]:,} were kept:
+Seed {record["seed"]}, {record["steps"]:,} steps, {record["hours"]:.1f} hours on {record["hardware"]};
+the weights of step {record["kept_step"]:,} were kept:
 
 ```sh
 python examples/annotator/data.py -o annotator

@@ -234,6 +234,7 @@ def test_the_held_out_region_of_the_repository_lies_on_a_test_contig():
     (name,) = record.contigs
     contig, first, last = name.split("_")
     assert record.lengths[name] == int(last) - int(first) + 1 == 100_000
+    assert set(record.fetch(name).tobytes()) == set(b"ACGT")
     assert contig in load_finetune_run(REPOSITORY / "examples/annotator/fungus.toml").data.test_contigs
 
 
