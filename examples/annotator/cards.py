@@ -79,8 +79,8 @@ def card(record: dict[str, Any]) -> str:
 def _summary(record: dict[str, Any], about: Annotator) -> str:
     return f"""\
 A small annotator of *{about.organism}*: [{record["backbone"]}]({record["backbone"]}.md)
-with a head that gives every base a probability for each of {len(record["elements"])} elements, fine-tuned as a whole. It
-comes with the package:
+with a head that gives every base a probability for each of {len(record["elements"])} elements, fine-tuned as a whole.
+It comes with the package:
 
 ```sh
 chargaff segment {record["name"]} genome.fa -o annotation
