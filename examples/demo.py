@@ -1,4 +1,4 @@
-"""What the model that comes with the package can do, on real human DNA, in a few minutes on two cores.
+"""What the models that come with the package can do, on real DNA, in a few minutes on two cores.
 
     python examples/demo.py            # into demo-out/; what `make demo` runs
     python examples/demo.py --smoke    # the same steps with tiny budgets: shows that all works, not what it can do
@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,11 @@ DATA = Path("examples/data")
 RUNS = Path("examples/runs")
 MARKER = ".chargaff-demo"
 SLICES, GENE_EXONS, CONTIGS = DATA / "chr20_slices.fa.gz", DATA / "chr20_genes.gtf.gz", DATA / "six_bacteria.fa.gz"
+FUNGUS, FUNGUS_GENES = DATA / "umaydis.fa.gz", DATA / "umaydis.gff3.gz"
+ANNOTATOR = "chargaff-segment-mini"
+ELEMENTS = ("CDS", "intron", "splice_donor")
+"""Of the annotator, to print."""
+SMOKE_REGION_BP = 5000
 HELD_OUT_CONTIG = "chr20_2600001_2700000"
 GENE, GENE_ID = "NOP56", "ENSG00000101361"
 DINUCLEOTIDE = {"donor": "GT", "acceptor": "AG"}
@@ -57,6 +63,8 @@ class Demo:
     notes: dict[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Model -> score -> mean and interval."""
+    page: Path | None = None
+    """Of the annotation."""
 
     def contigs(self) -> Path:
         return few_records(CONTIGS, self.out) if self.is_smoke else CONTIGS
@@ -80,7 +88,7 @@ def main() -> None:
     prepare_folder(out)
     demo = Demo(Path(os.path.relpath(out)), options.smoke)
     begin = time.perf_counter()
-    steps = (embed, finetune, finetune_cnn, scan_gene, write_html)
+    steps = (embed, finetune, finetune_cnn, scan_gene, write_html, annotate)
     for number, step in enumerate(steps, 1):
         with timed(demo, f"{number}/{len(steps)} {str(step.__doc__).splitlines()[0]}", step.__name__):
             step(demo)
@@ -249,6 +257,42 @@ def write_html(demo: Demo) -> None:
     print(report.page)
 
 
+def annotate(demo: Demo) -> None:
+    """Annotate 100 kb of a fungal chromosome that no training has seen, base by base"""
+    from sklearn.metrics import matthews_corrcoef
+
+    from chargaff.data.annotation import read_annotation
+    from chargaff.io.fasta import Genome
+
+    folder, words, genome = demo.out / "annotation", [], Genome(FUNGUS)
+    (contig,) = genome.contigs
+    size = SMOKE_REGION_BP if demo.is_smoke else int(genome.lengths[contig])
+    if demo.is_smoke:
+        (demo.out / "smoke.bed").write_text(f"{contig}\t0\t{size}\n")
+        words += ["--regions", demo.out / "smoke.bed"]
+    if find_spec("igv_notebook") is None:
+        print("(without the page: it needs the extra `browser`)")
+        words.append("--no-page")
+    chargaff("segment", ANNOTATOR, FUNGUS, "--annotation", FUNGUS_GENES, "-o", folder, *words)
+    demo.page = folder / "index.html" if (folder / "index.html").exists() else None
+
+    names = [kind + strand for kind in ELEMENTS for strand in "+-"]
+    truth = read_annotation(FUNGUS_GENES, names, genome).labels(0, 0, size)
+    called = np.zeros_like(truth)
+    for line in (folder / "calls.bed").read_text().splitlines():
+        _, start, end, name = line.split("\t")[:4]
+        if name in names:
+            called[int(start) : int(end), names.index(name)] = 1
+    print(f"{contig}, both strands:")
+    print("{:16}{:>8}{:>14}{:>11}".format("element", "MCC", "bases inside", "called"))
+    for place, kind in enumerate(ELEMENTS):
+        strands = slice(2 * place, 2 * place + 2)
+        inside, here = truth[:, strands].ravel(), called[:, strands].ravel()
+        mcc = float(matthews_corrcoef(inside, here))
+        demo.notes[f"annotation, {kind}"] = {"mcc": mcc, "inside": int(inside.sum()), "called": int(here.sum())}
+        print(f"{kind:16}{mcc:>8.3f}{inside.sum():>14,}{here.sum():>11,}")
+
+
 def print_table(demo: Demo) -> None:
     """What came out, and where everything is."""
     from chargaff.workflows.provenance import provenance
@@ -271,6 +315,8 @@ def print_table(demo: Demo) -> None:
         interval = f"{mcc:.3f} ({low:.3f} to {high:.3f})"
         print(f"{name:30}{accuracy:>10.3f}{interval:>25}{auroc:>8.3f}{auprc:>8.3f}")
     print(f"{demo.seconds['total']:.0f} s in all. Report: {demo.out / 'report' / 'report.html'}")
+    if demo.page is not None:
+        print(f"Annotation of a fungal chromosome, in a genome browser: {demo.page}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Remakes the human files of examples/data from their packages, byte for byte.
+"""Remakes the human and fungal files of examples/data from their packages, byte for byte.
 
     python examples/make_demo_data.py            # writes examples/data
     python examples/make_demo_data.py --check    # compares instead of writing
 
-Sequence: GRCh37 chromosome 20 in the Debian package vt-examples. Exons: the table of the PyPI package mmsplice.
-Both are downloaded (18 MB and 62 MB) into a folder of the user's cache the first time.
+Sequence: GRCh37 chromosome 20 in the Debian package vt-examples. Exons: the table of the PyPI package mmsplice. Fungus:
+genome and genes in the Debian package maffilter-examples. They are downloaded (18, 62 and 7 MB) into a folder of the
+user's cache the first time.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fetch_genomes import fetch
+from fetch_genomes import expand, fetch, unpack
 
 from chargaff.io.fasta import Genome
 from chargaff.seq.alphabet import to_string
@@ -36,12 +37,17 @@ MMSPLICE = "mmsplice==2.4.0"
 EXON_TABLE = "mmsplice/models/grch37_exons.csv.gz"
 EXON_TABLE_SHA256 = "8da80d51fcd52d95ff702a88b442c82d2f5c586b18868b7101884bc6b9486b39"
 
+FUNGUS_GENES = "usr/share/doc/maffilter/examples/Umaydis/Umaydis.gff3.gz"
+FUNGUS_GENES_SHA256 = "aa452bdb4b31bf4c6dae848120f6bf74fa5e8f50cfe75a7ead75a432732b8904"
+
 HELD_OUT = "20:1000001-11000000"
 """Seen by no training of this project."""
 TRAINING = Interval.parse("20:32000001-33000000")
 """For pre-training; no N, and no base of the held-out list."""
 GENES = Interval.parse("20:2600001-2700000")
 """Held out; holds NOP56 (forward strand) and IDH3B (reverse strand)."""
+FUNGUS = Interval.parse("chr14:396001-496000")
+"""Of a contig that no training of this project sees; it begins and ends between genes and has no unknown base."""
 LINE_BP = 100
 
 SPLICE = SpliceSpec(window_bp=200)
@@ -86,7 +92,38 @@ def make(cache: Path, out: Path) -> list[Path]:
     )
     splits = [out / "splice" / f"{split}.tsv.gz" for split in ("train", "valid", "test")]
     renamed = [path.rename(out / f"splice_{path.name}") for path in splits]
-    return [slices, gene_exons, *renamed]
+    return [slices, gene_exons, *fungus(cache, out), *renamed]
+
+
+def fungus(cache: Path, out: Path) -> list[Path]:
+    """Sequence and genes of `FUNGUS`, in coordinates of the region's own record."""
+    (genome_path,) = fetch(["fungus_umaydis"], cache)
+    genome, name = Genome(genome_path), record_name(FUNGUS)
+    bases = genome.fetch(fungus_contig(genome, FUNGUS.contig), FUNGUS.start, FUNGUS.end)
+    sequence = f">{name} Ustilago maydis 521 {FUNGUS}\n{folded(to_string(bases))}\n"
+    genes = ["##gff-version 3\n"]
+    for line in fungus_genes(cache).read_text().splitlines():
+        cells = line.split("\t")
+        if cells[0] == FUNGUS.contig and is_inside(cells, FUNGUS):
+            moved = [str(int(position) - FUNGUS.start) for position in cells[3:5]]
+            genes.append("\t".join([name, *cells[1:3], *moved, *cells[5:]]) + "\n")
+    return [write_gzip(out / "umaydis.fa.gz", sequence), write_gzip(out / "umaydis.gff3.gz", "".join(genes))]
+
+
+def fungus_contig(genome: Genome, chromosome: str) -> str:
+    """The genome calls chr14 `Umaydis:chr14:1:+:611467`."""
+    (found,) = [name for name in genome.contigs if name.split(":")[1] == chromosome]
+    return found
+
+
+def fungus_genes(cache: Path) -> Path:
+    """The annotation of the fungus, checked."""
+    path = cache / "fungus_umaydis.gff3"
+    if not path.exists():
+        with tempfile.TemporaryDirectory() as scratch:
+            unpack("maffilter-examples", Path(scratch))
+            expand(Path(scratch) / FUNGUS_GENES, path, FUNGUS_GENES_SHA256)
+    return path
 
 
 def exon_table(cache: Path) -> Path:
@@ -137,14 +174,18 @@ def is_inside(cells: list[str], region: Interval) -> bool:
 
 
 def record_name(region: Interval) -> str:
-    return f"chr20_{region.start + 1}_{region.end}"
+    """Chromosome 20 is called 20 in its genome."""
+    return f"chr{region.contig.removeprefix('chr')}_{region.start + 1}_{region.end}"
 
 
 def fasta(genome: Genome, region: Interval) -> str:
     """One record, named after the region (counted from 1, end included)."""
-    text = to_string(genome[region])
-    lines = "\n".join(text[start : start + LINE_BP] for start in range(0, len(text), LINE_BP))
-    return f">{record_name(region)} GRCh37 {region}\n{lines}\n"
+    return f">{record_name(region)} GRCh37 {region}\n{folded(to_string(genome[region]))}\n"
+
+
+def folded(text: str) -> str:
+    """In lines of `LINE_BP`."""
+    return "\n".join(text[start : start + LINE_BP] for start in range(0, len(text), LINE_BP))
 
 
 def write_gzip(path: Path, text: str) -> Path:

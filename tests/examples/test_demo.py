@@ -19,14 +19,17 @@ def test_the_smoke_run_does_every_step(tmp_path):
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     lines = run.stdout.strip().splitlines()
-    assert lines[-1].endswith("report.html")
-    assert [line.split("  ")[0] for line in lines[-4:-1]] == MODELS
+    assert lines[-1].endswith("annotation/index.html")
+    assert lines[-2].endswith("report.html")
+    assert [line.split("  ")[0] for line in lines[-5:-2]] == MODELS
     page = (out / "report" / "report.html").read_text()
     assert "Every GT of NOP56" in page
     assert "Contigs of six bacteria" in page
     results = json.loads((out / "results.json").read_text())
     assert results["is_smoke"]
     assert list(results["scores"]) == MODELS
+    assert results["notes"]["annotation, CDS"]["inside"] > 0
+    assert demo.FUNGUS.name in (out / "annotation" / "index.html").read_text()
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):

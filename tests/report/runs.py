@@ -65,6 +65,36 @@ valid_every = 2
 [out]
 folder = "{folder}/run"
 """
+ANNOTATOR = """
+[model]
+family = "caduceus"
+[model.config]
+d_model = 16
+n_layer = 1
+vocab_size = 12
+rcps = true
+[task]
+kind = "segmentation"
+[data]
+kind = "annotation"
+fasta = "{folder}/genome.fa"
+annotation = "{folder}/genes.bed"
+elements = {elements}
+length_bp = 100
+valid_contigs = ["chr2"]
+test_contigs = {test}
+[train]
+max_steps = 20
+batch = 4
+log_every = 2
+valid_every = 10
+monitor = "auprc"
+optim = {{ lr = 1e-2 }}
+seeds = {seeds}
+[out]
+folder = "{folder}/run"
+"""
+ELEMENTS = ("gene+", "gene-", "<b>&mark")
 
 
 def answer(kind: str, share: float, text: str) -> list[object]:
@@ -107,4 +137,25 @@ def pretrained(folder: Path) -> Path:
     (folder / "genome.fa").write_text(">chr1\n" + "".join(letters) + "\n")
     (folder / "run.toml").write_text(PRETRAIN.format(folder=folder))
     assert main(["--quiet", "pretrain", str(folder / "run.toml")]) == 0
+    return folder / "run"
+
+
+def annotator(folder: Path, *, seeds: int = 2, has_test: bool = True) -> Path:
+    """A finished run that learns to find runs of A (forward) and T (reverse), and a mark that is at random."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, lines = np.random.default_rng(5), []
+    with (folder / "genome.fa").open("w") as fasta:
+        for contig in ("chr1", "chr2", "chr3"):
+            letters = rng.choice(list("CG"), 4000)
+            for start in range(50, 3900, 200):
+                strand = "+" if rng.random() < 0.5 else "-"
+                letters[start : start + 60] = "A" if strand == "+" else "T"
+                lines.append(f"{contig}\t{start}\t{start + 60}\tgene\t0\t{strand}\n")
+                lines.append(f"{contig}\t{start + 90}\t{start + 120}\t{ELEMENTS[2]}\t0\t.\n")
+            fasta.write(f">{contig}\n{''.join(letters)}\n")
+    (folder / "genes.bed").write_text("".join(lines))
+    test = json.dumps(["chr3"] if has_test else [])
+    settings = {"elements": json.dumps(ELEMENTS), "test": test, "seeds": seeds}
+    (folder / "run.toml").write_text(ANNOTATOR.format(folder=folder, **settings), encoding="utf-8")
+    assert main(["--quiet", "finetune", str(folder / "run.toml")]) == 0
     return folder / "run"

@@ -30,7 +30,8 @@ def run(
     RUNS are folders that `chargaff pretrain` and `chargaff finetune` have
     written. The report shows how they trained, and for a fine-tuned model the
     test scores with confidence intervals, ROC and precision-recall curves,
-    confusion and calibration (for values: residuals), beside baselines. Each
+    confusion and calibration (for values: residuals), beside baselines. Of a
+    model that labels single bases it shows the scores of each element. Each
     figure also lies beside it as SVG and PNG, the scores as report.json.
 
     Args:

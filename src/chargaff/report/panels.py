@@ -47,14 +47,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Band:
-    """A curve with the interval around it on a grid."""
+    """A curve with the interval around it on a grid, if that is known."""
 
     label: str
     curve: Curve
-    grid: Floats
+    grid: Floats | None = None
     """[g] from 0 to 1: false-positive rates, or recalls."""
-    low: Floats
-    high: Floats
+    low: Floats | None = None
+    high: Floats | None = None
 
 
 def label_of(text: str, most: int = 34) -> str:
@@ -198,8 +198,12 @@ def draw_confusion(name: str, title: str, counts: NDArray[Any], classes: Sequenc
     return paint(name, draw, alt=alt, size=(side, 0.92 * side))
 
 
-def draw_calibration(name: str, title: str, calibration: Calibration) -> Picture:
-    """Reliability diagram above, and below how many predictions lie in each bin."""
+def draw_calibration(name: str, title: str, calibration: Calibration, unit: str = "rows") -> Picture:
+    """Reliability diagram above, and below how many predictions lie in each bin.
+
+    Args:
+        unit: what is counted; "rows" are counted on a linear scale, others on a logarithmic one.
+    """
 
     def draw(figure: Figure) -> None:
         axes, below = figure.subplots(2, 1, height_ratios=(3.4, 1), sharex=True)
@@ -212,8 +216,11 @@ def draw_calibration(name: str, title: str, calibration: Calibration) -> Picture
         axes.set(ylabel="observed share", xlim=(-0.02, 1.02), ylim=(-0.03, 1.03))
         width = np.diff(calibration.edges)
         below.bar(calibration.edges[:-1] + width / 2, calibration.counts, 0.9 * width, color=SERIES[0], alpha=0.45)
-        below.set(xlabel="stated probability", ylabel="rows")
-        below.locator_params(axis="y", nbins=3, integer=True)
+        below.set(xlabel="stated probability", ylabel=unit)
+        if unit == "rows":
+            below.locator_params(axis="y", nbins=3, integer=True)
+        else:
+            below.set_yscale("log")
 
     alt = f"Reliability diagram, {title}: expected calibration error {calibration.error:.3f}."
     return paint(name, draw, alt=alt, size=(360, 390))
@@ -339,7 +346,9 @@ def draw_comparison(
 
 
 def _draw_band(axes: Axes, number: int, band: Band, x: Floats, y: Floats, area: float, **style: Any) -> None:
-    axes.fill_between(band.grid, band.low, band.high, color=colour(number), alpha=0.08 if number else 0.18, linewidth=0)
+    if band.grid is not None and band.low is not None and band.high is not None:
+        alpha = 0.08 if number else 0.18
+        axes.fill_between(band.grid, band.low, band.high, color=colour(number), alpha=alpha, linewidth=0)
     text = f"{label_of(band.label)}  {area:.3f}"
     axes.plot(x, y, color=colour(number), linestyle=dash(number), label=text, zorder=3 - 0.1 * number, **style)
 

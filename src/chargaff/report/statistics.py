@@ -229,14 +229,17 @@ class Calibration:
     """Expected calibration error: mean over rows of |observed - stated| of their bin."""
 
     @staticmethod
-    def of(probability: Floats, is_right: NDArray[np.bool_], bins: int = 10) -> Calibration:
-        """Of events with stated probabilities [n]."""
+    def of(
+        probability: Floats, is_right: NDArray[np.bool_], bins: int = 10, weight: Floats | None = None
+    ) -> Calibration:
+        """Of events with stated probabilities [n], each counting once or `weight` [n] times."""
         edges = np.linspace(0, 1, bins + 1)
+        times = np.ones(len(probability)) if weight is None else weight
         place = np.clip(np.searchsorted(edges, probability, side="left") - 1, 0, bins - 1)
-        counts = np.bincount(place, minlength=bins).astype(np.float64)
-        right = np.bincount(place, weights=is_right, minlength=bins).astype(np.float64)
+        counts = np.bincount(place, weights=times, minlength=bins).astype(np.float64)
+        right = np.bincount(place, weights=is_right * times, minlength=bins).astype(np.float64)
         safe = np.where(counts > 0, counts, nan)
-        stated = np.bincount(place, weights=probability, minlength=bins) / safe
+        stated = np.bincount(place, weights=probability * times, minlength=bins) / safe
         gap = np.nan_to_num(np.abs(right / safe - stated))
         low, high = wilson(right, counts)
         return Calibration(edges, counts, stated, right / safe, low, high, float(gap @ counts / max(counts.sum(), 1)))

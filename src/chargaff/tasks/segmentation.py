@@ -166,15 +166,20 @@ class SegmentationMetrics:
 
     def by_element(self) -> dict[str, dict[str, float]]:
         """Element -> scores at probability 0.5, area under precision and recall, calibration error, bases inside."""
-        assert self._counts is not None, "no rows were judged"
-        counts = self._counts.double().numpy()
+        counts = self.counts().astype(np.float64)
         found = {}
         for number, name in enumerate(self.elements):
-            row = _scores(counts[number, 1], counts[number, 0])
+            row = count_scores(counts[number, 1], counts[number, 0])
             if self._overlap is not None:
                 score, norm = self._overlap[number]
                 row["sov"] = float(100 * score / norm) if norm else nan
             found[name] = row
+        return found
+
+    def counts(self) -> NDArray[np.int64]:
+        """[elements, 2, BINS] bases outside and inside of each element, by probability."""
+        assert self._counts is not None, "no rows were judged"
+        found: NDArray[np.int64] = self._counts.numpy()
         return found
 
     def state(self) -> Any:
@@ -188,9 +193,13 @@ class SegmentationMetrics:
         self._overlap = np.sum(overlaps, axis=0) if overlaps else None
 
 
-def _scores(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> dict[str, float]:
-    """From the bases in each step of probability, [BINS] inside and [BINS] outside of an element."""
-    total, half = inside.sum(), BINS // 2
+def count_scores(inside: NDArray[np.float64], outside: NDArray[np.float64], threshold: float = 0.5) -> dict[str, float]:
+    """Scores of one element from the bases in each step of probability, [BINS] inside and [BINS] outside of it.
+
+    Args:
+        threshold: probability from which a base is called, rounded down to a whole step.
+    """
+    total, half = inside.sum(), int(threshold * BINS)
     right, wrong = inside[half:].sum(), outside[half:].sum()
     missed, quiet = total - right, outside[:half].sum()
     product = (right + wrong) * (right + missed) * (quiet + wrong) * (quiet + missed)

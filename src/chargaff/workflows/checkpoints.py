@@ -108,6 +108,11 @@ def _essentials(folder: Path) -> dict[str, Any]:
     """Of the training record of a model that comes with the package; its card says the rest."""
     record = read_manifest(folder, "training.json")
     assert record is not None
+    about = _of_annotator(record) if "elements" in record else _of_language_model(record)
+    return {**about, "card": str(folder / "README.md")}
+
+
+def _of_language_model(record: Mapping[str, Any]) -> dict[str, Any]:
     judged = {
         species.replace(
             "_", " "
@@ -120,7 +125,18 @@ def _essentials(folder: Path) -> dict[str, Any]:
     return {
         "training": {name: record[name] for name in ("recipe", "seed", "steps", "tokens", "hours", "hardware")},
         "held-out cross-entropy in nats, 15 % of the bases hidden": judged,
-        "card": str(folder / "README.md"),
+    }
+
+
+def _of_annotator(record: Mapping[str, Any]) -> dict[str, Any]:
+    judged = {
+        element: f"{row['mcc']:.3f} (at {row['threshold']:.2f}: {row['mcc_at_threshold']:.3f}, "
+        f"k-mer baseline {row['baseline_mcc']:.3f})"
+        for element, row in record["held_out"].items()
+    }
+    return {
+        "training": {name: record[name] for name in ("recipe", "seed", "steps", "hours", "hardware")},
+        "held-out MCC of single bases at probability 0.5": judged,
     }
 
 

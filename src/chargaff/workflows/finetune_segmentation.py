@@ -21,7 +21,7 @@ from chargaff.io.regions import read_bed
 from chargaff.io.writers import Column, open_writer
 from chargaff.model import Model
 from chargaff.seq.interval import Interval
-from chargaff.tasks.segmentation import SegmentationMetrics, SegmentationTask
+from chargaff.tasks.segmentation import BINS, SegmentationMetrics, SegmentationTask
 from chargaff.train.config import TrainSpec, is_rising, stages_of
 from chargaff.train.evaluate import evaluate
 from chargaff.train.fit import fit, is_first_process, plan_steps
@@ -37,7 +37,7 @@ __all__ = ["SegmentationRun", "Segmenting", "load_finetune_run", "open_segmentin
 
 log = logging.getLogger(__name__)
 
-ELEMENTS = "elements.parquet"
+ELEMENTS, COUNTS = "elements.parquet", "counts.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,8 @@ def train_segmentation(run: SegmentationRun, *, resume: bool = True) -> Finetune
     """Trains once per seed, keeps each repetition's best weights by the monitored metric, and tests these once.
 
     The folder gets `results.parquet` (a row per seed), `elements.parquet` (one per seed, split and element),
-    `seed-<k>/` (see `train.fit.fit`) and `model/` (the best seed's best weights).
+    `counts.parquet` (bases inside and outside of each element by step of probability: what its scores and curves are
+    made of), `seed-<k>/` (see `train.fit.fit`) and `model/` (the best seed's best weights).
 
     Raises:
         TrainingInterrupted: Ctrl-C or SIGTERM; the message holds the command that goes on.
@@ -172,6 +173,7 @@ def train_segmentation(run: SegmentationRun, *, resume: bool = True) -> Finetune
 class _Trial:
     row: dict[str, Any]
     elements: list[dict[str, Any]]
+    counts: list[dict[str, Any]]
     best: Path
 
 
@@ -195,7 +197,7 @@ def _repeat(ready: Segmenting, seed: int, *, resume: bool) -> _Trial | None:
     row: dict[str, Any] = {"seed": seed, "steps": result.steps, "best_step": result.best_step}
     row |= {f"valid_{name}": values[at] for name, values in valid.items() if name != "step"}
     best = load(result.best, device=spec.device)
-    elements = []
+    elements, counts = [], []
     for split, source in (("valid", ready.valid), ("test", ready.test)):
         if source is None:
             continue
@@ -205,8 +207,19 @@ def _repeat(ready: Segmenting, seed: int, *, resume: bool) -> _Trial | None:
         elements += [
             {"seed": seed, "split": split, "element": name, **scores} for name, scores in metrics.by_element().items()
         ]
+        counts += _count_rows(seed, split, metrics)
     log.info("seed %d: %s %.4f", seed, spec.monitor, row.get(f"test_{spec.monitor}", row[f"valid_{spec.monitor}"]))
-    return _Trial(row, elements, result.best)
+    return _Trial(row, elements, counts, result.best)
+
+
+def _count_rows(seed: int, split: str, metrics: SegmentationMetrics) -> list[dict[str, Any]]:
+    """A row for each step of probability that any base of the element's table has."""
+    found = []
+    for name, (outside, inside) in zip(metrics.elements, metrics.counts(), strict=True):
+        for step in np.flatnonzero(inside + outside).tolist():
+            counts = {"inside": int(inside[step]), "outside": int(outside[step])}
+            found.append({"seed": seed, "split": split, "element": name, "probability": step / BINS, **counts})
+    return found
 
 
 def judge(model: Model, task: SegmentationTask, source: AnnotatedWindows, spec: TrainSpec) -> SegmentationMetrics:
@@ -223,6 +236,7 @@ def _conclude(ready: Segmenting, trials: list[_Trial], inputs: list[Path]) -> Fi
     rows = [trial.row for trial in trials]
     _write_rows(folder / "results.parquet", rows, metadata)
     _write_rows(folder / ELEMENTS, [row for trial in trials for row in trial.elements], metadata)
+    _write_rows(folder / COUNTS, [row for trial in trials for row in trial.counts], metadata)
     sign = 1 if is_rising(spec.monitor, spec.mode) else -1
     best = max(trials, key=lambda trial: sign * cast(float, trial.row[f"valid_{spec.monitor}"]))
     save(load(best.best, device="cpu"), folder / "model", overwrite=True)

@@ -16,6 +16,7 @@ from chargaff.io.atomic import publish, read_manifest, write_atomically, write_m
 from chargaff.report.page import Page, Section, Tile, render
 from chargaff.report.pictures import file_stem
 from chargaff.workflows.answers import KMERS, Answers, answers_of_run, kmer_answers, read_baseline, read_groups
+from chargaff.workflows.report_elements import Elements, element_sections, element_tiles, read_elements
 from chargaff.workflows.report_scores import MAIN_SCORE, Judgement, judge, score_sections, score_tiles
 from chargaff.workflows.report_sections import (
     KINDS,
@@ -62,6 +63,8 @@ class Report:
     scores: Mapping[str, Mapping[str, Any]]
     """Model -> score -> "mean", "spread" over seeds, "interval", "seeds"; also in `report.json`. Empty without test
     answers."""
+    elements: Mapping[str, Mapping[str, Mapping[str, float]]]
+    """Annotator -> element -> score -> mean over seeds; also in `report.json`."""
 
 
 def write_report(
@@ -104,12 +107,14 @@ def write_report(
     _check_output(output)
     others = _open_baselines(opened, baselines or {}, has_kmers=has_kmers)
     judged = [_judge_run(run, others, options) for run in opened]
-    page = _make_page(opened, judged, maps, extra, _sources(others, baselines or {}), options)
+    annotated = {place: found for place, run in enumerate(opened) if (found := read_elements(run)) is not None}
+    page = _make_page(opened, judged, annotated, maps, extra, _sources(others, baselines or {}), options)
     scores = {one.answers.name: one.describe() for part in judged for one in part}
+    elements = {options.name or opened[place].name: found.describe() for place, found in annotated.items()}
     with publish(output, overwrite=True) as part:
-        _write(part, page, scores)
+        _write(part, page, scores, elements)
     log.info("wrote %s: %d figures", output / PAGE, len(page.pictures()))
-    return Report(output / PAGE, scores)
+    return Report(output / PAGE, scores, elements)
 
 
 def _check_output(output: Path) -> None:
@@ -155,6 +160,7 @@ def _judge_run(run: RunFolder, others: Sequence[Answers], options: ReportOptions
 def _make_page(
     runs: Sequence[RunFolder],
     judged: Sequence[Sequence[Judgement]],
+    annotated: Mapping[int, Elements],
     maps: Sequence[MapSource],
     extra: Sequence[Section],
     sources: Mapping[str, str],
@@ -172,6 +178,9 @@ def _make_page(
             drawn = "" if seeds == 1 else f"Shown: repetition {kept}, the model that the run has kept."
             sections += score_sections(models, score, prefix, what_is_drawn=drawn, unit=unit)
             tiles = tiles or score_tiles(models, score)
+        if place in annotated:
+            sections += element_sections(annotated[place], prefix)
+            tiles = tiles or element_tiles(annotated[place])
         sections.append(training_section(run, prefix, options.references or {}))
     sections += [map_section(source, f"map-{place + 1}") for place, source in enumerate(maps)]
     sections += [*extra, provenance_section(runs, sources)]
@@ -191,13 +200,14 @@ def _sources(others: Sequence[Answers], baselines: Mapping[str, Path | Answers])
     return {one.name: given.get(one.name, fitted if one.name == KMERS else "given as values") for one in others}
 
 
-def _write(folder: Path, page: Page, scores: Mapping[str, Any]) -> None:
+def _write(folder: Path, page: Page, scores: Mapping[str, Any], elements: Mapping[str, Any]) -> None:
     (folder / FIGURES).mkdir(parents=True)
     for picture in page.pictures():
         write_atomically(folder / FIGURES / f"{picture.name}.svg", picture.svg)
         write_atomically(folder / FIGURES / f"{picture.name}.png", picture.png)
     write_atomically(folder / PAGE, render(page, FIGURES))
     record = {"chargaff": __version__, "title": page.title, "page": PAGE, "scores": _without_nan(scores)}
+    record["elements"] = _without_nan(elements)
     write_manifest(folder, MANIFEST, record)
 
 

@@ -31,6 +31,9 @@ TITLES = {
     "r2": "R²",
     "pearson": "Pearson",
     "spearman": "Spearman",
+    "jaccard": "Jaccard",
+    "calibration_error": "calibration error (ECE)",
+    "sov": "SOV",
     "loss": "loss",
     "perplexity": "perplexity",
 }

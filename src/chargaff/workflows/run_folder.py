@@ -22,6 +22,8 @@ from chargaff.train.log import EVENTS, TRAIN, VALID, read_log
 from chargaff.workflows.training import PROVENANCE, RUN_FILE
 
 RESULTS, PREDICTIONS = "results.parquet", "predictions.parquet"
+FINETUNED = ("sequence", "segmentation")
+"""task.kind of the runs of `chargaff finetune`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,11 @@ class RunFolder:
     @property
     def name(self) -> str:
         return self.folder.resolve().name
+
+    @property
+    def is_annotator(self) -> bool:
+        """Whether it was trained to label single bases."""
+        return bool(self.settings["task"]["kind"] == "segmentation")
 
     @property
     def monitor(self) -> str:
@@ -119,7 +126,7 @@ def read_run(folder: Path) -> RunFolder:
         raise InputError(f"{folder}: holds no run (no {RUN_FILE}){hint}")
     settings = read_toml(folder / RUN_FILE)
     try:
-        is_finetuning = settings["task"]["kind"] == "sequence"
+        is_finetuning = settings["task"]["kind"] in FINETUNED
         _ = settings["train"]["monitor"], settings["train"]["mode"], settings["data"], settings["model"]
     except (KeyError, TypeError):
         raise InputError(f"{folder / RUN_FILE}: is not what a run has written{_did_you_mean(folder)}") from None
