@@ -1,4 +1,7 @@
-"""Values along contigs as bigWig (format: Kent et al. 2010, doi:10.1093/bioinformatics/btq351, supplementary tables)."""
+"""Values along contigs as bigWig.
+
+The format is that of Kent et al. 2010 (doi:10.1093/bioinformatics/btq351, supplementary tables).
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,15 @@ FIRST_BIN_BP, BIN_RATIO, MOST_LEVELS = 64, 4, 10
 LEVEL = 4
 """Of zlib."""
 SPOOL_BYTES = 1 << 20
-SECTION = struct.Struct("<IIIIIBBH")
+SECTION, INDEXED = struct.Struct("<IIIIIBBH"), struct.Struct("<IIIIQQ")
+"""Head of a block of data: contig, start, end, step, span, kind, 0, items; and a row of `BLOCK`."""
 RUN = np.dtype([("start", "<u4"), ("end", "<u4"), ("value", "<f4")])
 BIN = np.dtype(
     [(name, "<u4") for name in ("contig", "start", "end", "count")]
     + [(name, "<f8") for name in ("least", "most", "sum", "squares")]
 )
 """Summary of the values within a few bases; in files, the last four have half the bytes."""
-STORED_BIN = np.dtype([(name, "<u4" if kind == "<u4" else "<f4") for name, kind in BIN.descr])
+STORED_BIN = np.dtype([(name, "<u4" if number < 4 else "<f4") for number, name in enumerate(BIN.names or ())])
 
 
 def write_bigwig(
@@ -63,7 +67,9 @@ def write_bigwig(
     """
     too_long = [name for name, size in contigs.items() if size >= 1 << 32]
     if too_long:
-        raise InputError(f"{too_long[0]}: {contigs[too_long[0]]:,} bp are more than a bigWig can number (4,294,967,295)")
+        raise InputError(
+            f"{too_long[0]}: {contigs[too_long[0]]:,} bp are more than a bigWig can number (4,294,967,295)"
+        )
     with publish(path, overwrite=overwrite) as part, output_errors(Path(path)), part.open("wb") as file:
         _write(file, contigs, _batches(pieces, contigs), decimals)
 
@@ -143,8 +149,9 @@ def _write(file: IO[bytes], contigs: Mapping[str, int], batches: Iterable[_Batch
             values = np.round(batch.values, decimals)
             _add_data(data, batch, values)
             bins = _bins(batch, values)
-            total = _combine(np.concatenate([total, bins]), np.zeros(min(len(total) + len(bins), 1), np.int64))
-            if views:
+            if len(bins):
+                total = _combine(np.concatenate([total, bins]), np.zeros(1, np.int64))
+            if views and len(bins):
                 views[0].add(bins)
         if views:
             views[0].finish()
@@ -152,7 +159,7 @@ def _write(file: IO[bytes], contigs: Mapping[str, int], batches: Iterable[_Batch
         places = [view.append_to(file) for view in views]
     file.write(struct.pack("<I", MAGIC))
     file.seek(data_offset)
-    file.write(struct.pack("<Q", len(data.index)))
+    file.write(struct.pack("<Q", len(data.index) // INDEXED.size))
     file.seek(0)
     largest = max([data.largest, *(view.blocks.largest for view in views)])
     head = (MAGIC, 4, len(views), head_bytes, data_offset, index_offset, 0, 0, 0, head_bytes - 40, largest, 0)
@@ -168,19 +175,19 @@ class _Blocks:
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
-        self.index: list[tuple[int, int, int, int, int, int]] = []
+        self.index = bytearray()
         self.largest = 0
 
     def add(self, content: bytes, first: tuple[int, int], last: tuple[int, int]) -> None:
         """A block from (contig, base) up to (contig, end)."""
         packed = zlib.compress(content, LEVEL)
-        self.index.append((*first, *last, self.file.tell(), len(packed)))
+        self.index += INDEXED.pack(*first, *last, self.file.tell(), len(packed))
         self.file.write(packed)
         self.largest = max(self.largest, len(content))
 
     def finish(self, file: IO[bytes], items: int, *, moved: int = 0) -> int:
         """Writes the index behind the blocks, which were moved by that many bytes; returns its offset."""
-        blocks = np.array(self.index, BLOCK)
+        blocks = np.frombuffer(self.index, BLOCK).copy()
         blocks["offset"] += np.uint64(moved)
         offset = file.tell()
         file.write(place_tree(blocks, offset, items=items))
@@ -189,8 +196,6 @@ class _Blocks:
 
 def _add_data(data: _Blocks, batch: _Batch, values: npt.NDArray[np.float64]) -> None:
     """Values of single bases where most differ from their neighbours, else runs of equal ones."""
-    if len(values) == 0:
-        return
     differs = np.ones(len(values), np.bool_)
     differs[1:] = values[1:] != values[:-1]
     is_missing = np.isnan(values)
@@ -205,7 +210,7 @@ def _add_data(data: _Blocks, batch: _Batch, values: npt.NDArray[np.float64]) -> 
         return
     differs[1:] &= ~(is_missing[1:] & is_missing[:-1])
     piece_begin = np.cumsum(batch.length) - batch.length
-    differs[piece_begin[batch.length > 0]] = True
+    differs[piece_begin] = True
     begin = np.flatnonzero(differs)
     end = np.append(begin[1:], len(values))
     begin, end = begin[~is_missing[begin]], end[~is_missing[begin]]
@@ -243,7 +248,8 @@ def _bins(batch: _Batch, values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
     first = np.append(0, np.flatnonzero((bin_[1:] != bin_[:-1]) | (contig[1:] != contig[:-1])) + 1)
     last = np.append(first[1:], len(values)) - 1
     bins = np.empty(len(first), BIN)
-    bins["contig"], bins["start"], bins["end"], bins["count"] = contig[first], place[first], place[last] + 1, last + 1 - first
+    bins["contig"], bins["count"] = contig[first], last + 1 - first
+    bins["start"], bins["end"] = place[first], place[last] + 1
     bins["least"], bins["most"] = np.minimum.reduceat(values, first), np.maximum.reduceat(values, first)
     bins["sum"], bins["squares"] = np.add.reduceat(values, first), np.add.reduceat(values * values, first)
     return bins
@@ -254,11 +260,10 @@ def _combine(bins: npt.NDArray[Any], first: npt.NDArray[np.int64]) -> npt.NDArra
     last = np.append(first[1:], len(bins)) - 1
     found = bins[first]
     found["end"] = bins["end"][last]
-    if len(first):
-        found["least"] = np.minimum.reduceat(bins["least"], first)
-        found["most"] = np.maximum.reduceat(bins["most"], first)
-        for name in ("count", "sum", "squares"):
-            found[name] = np.add.reduceat(bins[name], first)
+    found["least"] = np.minimum.reduceat(bins["least"], first)
+    found["most"] = np.maximum.reduceat(bins["most"], first)
+    for name in ("count", "sum", "squares"):
+        found[name] = np.add.reduceat(bins[name], first)
     return found
 
 
@@ -276,8 +281,6 @@ class _View:
     def add(self, bins: npt.NDArray[Any]) -> None:
         """Finer summaries [b], in order."""
         bins = np.concatenate([self._last, bins])
-        if not len(bins):
-            return
         ours, contig = bins["start"] // self.width_bp, bins["contig"]
         first = np.append(0, np.flatnonzero((ours[1:] != ours[:-1]) | (contig[1:] != contig[:-1])) + 1)
         found = _combine(bins, first)
@@ -287,7 +290,7 @@ class _View:
     def finish(self) -> None:
         last, self._last = self._last, self._last[:0]
         self._store(last)
-        self._flush(1)
+        self._write_blocks(everything=True)
         if self.coarser is not None:
             self.coarser.finish()
 
@@ -302,19 +305,21 @@ class _View:
     def _store(self, bins: npt.NDArray[Any]) -> None:
         self.count += len(bins)
         self._waiting.append(bins)
-        self._flush(SUMMARIES)
-        if self.coarser is not None:
+        self._write_blocks()
+        if self.coarser is not None and len(bins):
             self.coarser.add(bins)
 
-    def _flush(self, least: int) -> None:
-        """Writes blocks until fewer than `least` summaries wait."""
-        if sum(map(len, self._waiting)) < least:
+    def _write_blocks(self, *, everything: bool = False) -> None:
+        """Full blocks of what waits, or all of it."""
+        count = sum(map(len, self._waiting))
+        stop = count if everything else count // SUMMARIES * SUMMARIES
+        if not stop:
             return
         bins = np.concatenate(self._waiting)
-        stop = len(bins) // SUMMARIES * SUMMARIES if least > 1 else len(bins)
-        stored = bins.astype(STORED_BIN)
+        stored = bins[:stop].astype(STORED_BIN)
         for offset in range(0, stop, SUMMARIES):
-            part = stored[offset : min(offset + SUMMARIES, stop)]
-            (a, start), (b, end) = part[["contig", "start"]][0].item(), part[["contig", "end"]][-1].item()
-            self.blocks.add(part.tobytes(), (a, start), (b, end))
+            part = stored[offset : offset + SUMMARIES]
+            first, last = part[0], part[-1]
+            ends = (int(last["contig"]), int(last["end"]))
+            self.blocks.add(part.tobytes(), (int(first["contig"]), int(first["start"])), ends)
         self._waiting = [bins[stop:]]
