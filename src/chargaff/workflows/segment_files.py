@@ -159,7 +159,7 @@ def call_element(found: Probabilities, number: int, options: CallOptions) -> Ite
 
 
 def _called(segments: Segments, total: Any, options: CallOptions) -> list[tuple[int, int, float]]:
-    """(start, end, mean probability of the bases above the threshold) after merging (touching ones always) and dropping."""
+    """(start, end, mean probability of the bases above the threshold); merged, touching ones always, and dropped."""
     bases = np.concatenate([[0], np.cumsum(segments.end - segments.start)])
     sums = np.concatenate([[0.0], np.cumsum(total)])
     kept = drop_short(merge_near(segments, options.merge_gap_bp), options.min_length_bp)
