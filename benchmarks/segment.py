@@ -54,14 +54,14 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--json: where to write the figures?")
     rows, notes = _measure(QUICK if args.quick else CASES)
     notes += [
-        f"one process a row; medians where there are several passes; {THREADS} threads, float32, fresh weights, no page; "
-        "neighbouring windows share a quarter",
+        f"one process a row; medians where there are several passes; {THREADS} threads, float32, fresh weights, no "
+        "page, a quarter of each window shared with the next",
         f"{NT}: backbone of NT v2 50M and a U-Net of its width, {WINDOW_BP[NT]:,} bp a window; {CADUCEUS}: 8 channels, "
         f"{WINDOW_BP[CADUCEUS]:,} bp a window, about the cheapest model there can be, so that the files weigh most",
         f"14 elements, {FEW_ELEMENTS} where contigs are many; those have {SHORTEST_BP} bp and more, evenly distributed",
         "bases: GRCh37 20:32,000,001-33,000,000, repeated where that is not enough",
-        f"files: bigWig, calls of at least {SHORTEST_CALL_BP} bp, summary: their share of the time; GiB: highest memory "
-        "of the process, weights and libraries included; against the shortest: of the same model",
+        f"files: bigWig, calls of at least {SHORTEST_CALL_BP} bp, summary: their share of the time; GiB: highest "
+        "memory of the process, weights and libraries included; against the shortest: of the same model",
     ]
     args.json.write_text(json.dumps({"rows": rows, "notes": notes}))
 
