@@ -54,14 +54,48 @@ def test_cross_entropy_and_focal_loss_are_their_formulas(model):
     assert focal.loss.item() == pytest.approx((-((1 - log_p.exp()) ** 2) * log_p).mean().item(), rel=1e-4)
 
 
-def test_positive_weights_weigh_the_inside(model):
+def test_positive_weights_weigh_the_inside_and_leave_probabilities_as_they_are(model):
     batch = batch_of(model)
-    plain = task_of(model, objective="cross-entropy").loss(model, batch).loss
-    heavier = task_of(model, objective="cross-entropy", positive_weights=(3.0, 1.0, 1.0)).loss(model, batch).loss
-    inside = torch.nn.functional.softplus(-task_of(model).predict(model, batch)[..., 0])[batch.target[..., 0] == 1]
-    assert (heavier - plain).item() == pytest.approx(2 * inside.sum().item() / batch.target.numel(), rel=1e-4)
+    task = task_of(model, objective="cross-entropy", positive_weights=(3.0, 1.0, 0.5))
+    logits, truth = task.predict(model, batch).double(), batch.target.double()
+    weight = torch.tensor([3.0, 1.0, 0.5], dtype=torch.float64)
+    p = (logits + weight.log()).sigmoid()
+    expected = -(truth * weight * p.log() + (1 - truth) * (1 - p).log()).mean()
+    assert task.loss(model, batch).loss.item() == pytest.approx(expected.item(), rel=1e-5)
     with pytest.raises(ConfigError, match="1 for 3 elements"):
         task_of(model, positive_weights=(1.0,))
+
+
+@pytest.mark.parametrize("weight", [1.0, 50.0])
+def test_the_best_constant_answer_is_the_share_whatever_the_weight(weight):
+    model = create("caduceus", {**TINY, "rcps": False}, seed=1)
+    attach_head(model, SegmentationTask(model.tokenizer, ELEMENTS, OPPOSITE), ELEMENTS)
+    batch = batch_of(model, rows=8)
+    batch.target[..., 0] = (torch.arange(batch.target[..., 0].numel()) % 16 == 0).view(8, -1)
+    task = task_of(model, objective="cross-entropy", positive_weights=(weight, 1.0, 1.0))
+    torch.nn.init.zeros_(model.head.linear.weight)
+    bias = model.head.linear.bias
+    optimizer = torch.optim.LBFGS([bias], lr=0.5, max_iter=200, tolerance_grad=1e-10)
+
+    def loss():
+        optimizer.zero_grad()
+        value = task.loss(model, batch).loss
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    assert bias[0].sigmoid().item() == pytest.approx(1 / 16, rel=1e-2)
+
+
+def test_a_fresh_head_starts_from_the_shares():
+    made = create("caduceus", TINY, seed=1)
+    task = SegmentationTask(made.tokenizer, ELEMENTS, OPPOSITE, shares=(0.3, 0.3, 1e-4))
+    attach_head(made, task, ELEMENTS)
+    torch.testing.assert_close(made.head.linear.bias.sigmoid(), torch.tensor([0.3, 0.3, 1e-4]), rtol=1e-5, atol=0)
+    with torch.no_grad():
+        made.head.linear.bias.zero_()
+    attach_head(made, task, ELEMENTS)
+    assert (made.head.linear.bias == 0).all(), "a head that stays keeps its weights"
 
 
 def test_the_other_strand_has_mirrored_labels_with_strands_swapped(model):

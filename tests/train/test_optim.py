@@ -95,7 +95,7 @@ def test_layer_decay_scales_rates_from_the_top_down():
     assert rates[next(n for n in rates if "embedding" in n)] == 0.8 * 0.5 ** (blocks + 1)
 
 
-@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd", "rmsprop"])
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd", "rmsprop", "muon"])
 def test_every_optimizer_takes_a_step(kind):
     model = model_of()
     optimizer = make_optimizer(model, OptimSpec(kind=kind, momentum=0.5))
@@ -105,3 +105,46 @@ def test_every_optimizer_takes_a_step(kind):
     set_learning_rate(optimizer, 0.01)
     optimizer.step()
     assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
+    spec = OptimSpec(kind="muon", matrix_lr=3e-3, weight_decay=0.1)
+    model, alone = model_of(), model_of()
+    optimizer = make_optimizer(model, spec)
+    is_matrix = {name: group["is_matrix"] for group in optimizer.param_groups for name in group["names"]}
+    for name in is_matrix:
+        owner, last = name.split(".")[-2:]
+        assert is_matrix[name] == (last == "weight" and owner in ("in_proj", "x_proj", "dt_proj", "out_proj")), name
+    twins = dict(alone.named_parameters())
+    muon = torch.optim.Muon(
+        [twins[name] for name in is_matrix if is_matrix[name]],
+        lr=1.5e-3,
+        weight_decay=0.1,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    adamw = torch.optim.AdamW(
+        [
+            {"params": [twins[name] for name in group["names"]], "weight_decay": group["weight_decay"]}
+            for group in optimizer.param_groups
+            if not group["is_matrix"]
+        ],
+        lr=0.01,
+        betas=spec.betas,
+        eps=spec.eps,
+    )
+    for step in range(3):
+        torch.manual_seed(step)
+        for name, parameter in model.named_parameters():
+            twins[name].grad = torch.randn_like(parameter)
+            parameter.grad = twins[name].grad.clone()
+        set_learning_rate(optimizer, 0.01, lambda lr: lr / 2)
+        for each in (optimizer, muon, adamw):
+            each.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, twins[name], rtol=0, atol=0)
+
+
+def test_muon_needs_blocks():
+    with pytest.raises(ConfigError, match=r"train\.optim\.kind: cnn is not made of blocks.*adamw"):
+        make_optimizer(model_of("cnn", "short", head="sequence", num_outputs=2), OptimSpec(kind="muon"))

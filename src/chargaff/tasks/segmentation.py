@@ -10,13 +10,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from chargaff.data.augment import RC_STREAM, mirror, reverse_complement
 from chargaff.data.batch import NOT_LABELLED, Batch
 from chargaff.data.rng import SampleRng
 from chargaff.errors import ConfigError
 from chargaff.model import Model
+from chargaff.nn.heads import TokenHead
 from chargaff.seq.segments import Segments, segment_overlap, segments_of
 from chargaff.tasks.protocol import LossOut
 from chargaff.tasks.token_loss import unknown_as_pad
@@ -38,7 +39,11 @@ class SegmentationTask:
     gamma: float = 2.0
     """Of the focal loss: how little a base counts that is answered well already."""
     positive_weights: tuple[float, ...] = ()
-    """Weight of the bases inside of each element; (): 1."""
+    """Weight of the bases inside of each element; (): 1. They make rare elements heard; what a probability means stays
+    as it was, since the logits are shifted by the logarithm of the weight while learning (Menon et al. 2021)."""
+    shares: tuple[float, ...] = ()
+    """Share of the bases that is inside of each element, which a fresh head starts from (Lin et al. 2017, 4.1); (): it
+    starts from one half."""
     rc_probability: float = 0.0
     """Of reading a training window from the other strand."""
     n_as_pad: bool = False
@@ -46,8 +51,9 @@ class SegmentationTask:
     """Also judge segments (SOV), which takes longer."""
 
     def __post_init__(self) -> None:
-        if self.positive_weights and len(self.positive_weights) != len(self.elements):
-            raise ConfigError(f"task.positive_weights: {len(self.positive_weights)} for {len(self.elements)} elements")
+        for name, values in (("positive_weights", self.positive_weights), ("shares", self.shares)):
+            if values and len(values) != len(self.elements):
+                raise ConfigError(f"task.{name}: {len(values)} for {len(self.elements)} elements")
         if self.rc_probability > 0 and self.tokenizer.complement is None:
             raise ConfigError("task.strands: augment needs one token per base")
 
@@ -57,6 +63,12 @@ class SegmentationTask:
             return None
         options: dict[str, Any] = {"num_outputs": len(self.elements), "problem": "multi-label"}
         return kind, options | ({"opposite": list(self.opposite)} if kind == "token" else {})
+
+    def start_head(self, head: nn.Module) -> None:
+        """Begins with the elements' shares as probabilities."""
+        if self.shares and isinstance(head, TokenHead) and head.linear.bias is not None:
+            with torch.no_grad():
+                head.linear.bias.copy_(torch.tensor(self.shares, dtype=torch.float64).logit())
 
     def prepare(self, batch: Batch, rng: SampleRng, *, is_training: bool) -> Batch:
         if is_training and self.rc_probability > 0:
@@ -85,12 +97,11 @@ class SegmentationTask:
         logits = self.predict(model, batch)
         counts = batch.target != NOT_LABELLED
         truth = torch.where(counts, batch.target, 0).float()
-        each = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        weight = torch.tensor(self.positive_weights or 1.0, device=logits.device)
+        each = F.binary_cross_entropy_with_logits(logits + weight.log(), truth, reduction="none")
         if self.objective == "focal":
             each = (1 - torch.exp(-each)) ** self.gamma * each
-        if self.positive_weights:
-            weight = torch.tensor(self.positive_weights, device=each.device)
-            each = each * torch.where(truth > 0, weight, 1.0)
+        each = each * torch.where(truth > 0, weight, 1.0)
         count = self.count(batch)
         return LossOut((each * counts).sum() / count.clamp_min(1), count, None if model.training else logits)
 

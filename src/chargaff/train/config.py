@@ -16,11 +16,14 @@ Precision = Annotated[Literal["32", "bf16-mixed", "16-mixed"], BeforeValidator(s
 class OptimSpec(Table):
     """The optimizer and what it leaves alone."""
 
-    kind: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
+    kind: Literal["adamw", "adam", "sgd", "rmsprop", "muon"] = "adamw"
+    """"muon": Muon for the weight matrices of the blocks, AdamW for all else."""
     lr: PositiveFloat = 1e-3
     """Highest learning rate; the schedule scales from and to it."""
+    matrix_lr: PositiveFloat | None = None
+    """Of muon: highest learning rate of the matrices; None: `lr`."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    """Of adam and adamw."""
+    """Of adam and adamw; the second is also the momentum of muon."""
     eps: PositiveFloat = 1e-8
     momentum: Fraction = 0.0
     """Of sgd and rmsprop."""

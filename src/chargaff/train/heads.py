@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+from torch import nn
 
 from chargaff.errors import ConfigError
 from chargaff.families import get_family
 from chargaff.hub.heads import build_head
 from chargaff.model import Model
 from chargaff.tasks.protocol import Task
+
+
+@runtime_checkable
+class StartsHead(Protocol):
+    """A task that knows better first weights than chance."""
+
+    def start_head(self, head: nn.Module) -> None: ...
 
 
 def attach_head(model: Model, task: Task, labels: tuple[str, ...] = ()) -> None:
@@ -36,6 +46,8 @@ def attach_head(model: Model, task: Task, labels: tuple[str, ...] = ()) -> None:
     assert head is not None
     if kind in family.extra_heads:
         family.init(head, spec.config)
+    if isinstance(task, StartsHead):
+        task.start_head(head)
     model.head = head.to(model.device)
     parent = spec.parent or spec.name
     model.spec = replace(spec, head=kind, head_options=complete, labels=labels, parent=parent, sha256="")

@@ -107,7 +107,8 @@ class SegmentationTaskTable(Table):
     gamma: Annotated[float, Field(ge=0)] = 2.0
     """Of the focal loss."""
     balance: Fraction = 0.0
-    """Bases inside of an element weigh (bases outside / bases inside) to this power; 0: all bases weigh the same."""
+    """Bases inside of an element weigh (bases outside / bases inside) to this power; 0: all bases weigh the same. Rare
+    elements are learnt sooner; probabilities stay probabilities."""
     strands: Literal["forward", "augment"] = "forward"
     """augment: in training either strand, at random; elements of one strand change places. Equivariant models need
     none of it."""

@@ -131,18 +131,17 @@ def _test_places(data: AnnotationTable, genome: Genome) -> list[Interval]:
 def make_task(ready: Segmenting, model: Model, *, is_segmental: bool = False) -> SegmentationTask:
     """The objective that the run describes."""
     table, elements = ready.run.task, ready.elements
-    weights: tuple[float, ...] = ()
-    if table.balance:
-        inside = np.maximum(ready.valid.annotation.covered_bp(), 1)
-        total = ready.valid.windows.genome.lengths_bp.sum()
-        weights = tuple(float(value) for value in ((total - inside).clip(1) / inside) ** table.balance)
+    inside = np.maximum(ready.valid.annotation.covered_bp(), 1)
+    outside = (ready.valid.windows.genome.lengths_bp.sum() - inside).clip(1)
+    weights = (outside / inside) ** table.balance
     return SegmentationTask(
         model.tokenizer,
         elements,
         opposite_elements(elements),
         objective=table.loss,
         gamma=table.gamma,
-        positive_weights=weights,
+        positive_weights=tuple(weights.tolist()) if table.balance else (),
+        shares=tuple((inside / (inside + outside)).tolist()),
         rc_probability=0.5 if table.strands == "augment" else 0.0,
         n_as_pad=table.n_as_pad,
         is_segmental=is_segmental,
