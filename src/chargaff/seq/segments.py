@@ -21,8 +21,10 @@ class Segments(NamedTuple):
 
 def segments_of(is_inside: NDArray[np.bool_]) -> Segments:
     """The stretches of True in [L]."""
-    change = np.flatnonzero(np.diff(is_inside.astype(np.int8), prepend=0, append=0))
-    return Segments(change[::2].astype(np.int64), change[1::2].astype(np.int64))
+    framed = np.zeros(len(is_inside) + 2, np.bool_)
+    framed[1:-1] = is_inside
+    change = np.flatnonzero(framed[1:] != framed[:-1])
+    return Segments(change[::2], change[1::2])
 
 
 def merge_near(segments: Segments, max_gap_bp: int) -> Segments:

@@ -308,21 +308,26 @@ class KmerTokenizer:
     def _pieces(self, codes: Letters) -> Ids:
         """Ids of [L] bases with N or unknown letters among them; the k-mers start anew behind each."""
         breaks = np.flatnonzero(codes >= _N)
-        start = np.concatenate([[0], breaks + 1])
-        length = np.concatenate([breaks, [len(codes)]]) - start
+        length = np.diff(breaks, prepend=-1, append=len(codes)) - 1
         num_long = np.zeros_like(length) if self.k == 1 else length // self.k
-        num_single = length - num_long * self.k
-        num_single[:-1] += 1  # the letter that ended the piece
-        first = np.cumsum(num_long + num_single) - num_long - num_single
-        ids = np.empty(int((num_long + num_single).sum()), self._dtype)
+        num_tokens = length - (self.k - 1) * num_long
+        num_tokens[:-1] += 1  # the letter that ended the piece
+        end = np.cumsum(num_tokens)
+        change = np.zeros(int(end[-1]) + 1, np.int8)  # where long tokens begin and cease
         filled = np.flatnonzero(num_long)
-        from_base, to_token = _ranges(start[filled], num_long[filled], self.k), _ranges(first[filled], num_long[filled])
-        number = codes[from_base].astype(self._dtype)
+        begin = (end - num_tokens)[filled]
+        change[begin], change[begin + num_long[filled]] = 1, -1
+        is_long = np.cumsum(change[:-1], dtype=np.int8).view(np.bool_)
+        bases = np.where(is_long, np.int32(self.k), np.int32(1))  # of each token
+        base = np.cumsum(bases) - bases
+        ids: Ids = self._single[codes[base]]
+        place = np.flatnonzero(is_long)
+        first = base[place]
+        number = codes[first].astype(self._dtype)
         for column in range(1, self.k):
             number <<= 2
-            number |= codes[from_base + column]
-        ids[to_token] = number + np.array(self.first_kmer_id, self._dtype)
-        ids[_ranges(first + num_long, num_single)] = self._single[codes[_ranges(start + num_long * self.k, num_single)]]
+            number |= codes[first + column]
+        ids[place] = number + np.array(self.first_kmer_id, self._dtype)
         return ids
 
     def _hub_tokens(self, text: str) -> list[str]:
@@ -347,9 +352,3 @@ class KmerTokenizer:
             if token not in self.ids:
                 raise InputError(f"token {token!r} is not in the vocabulary: expected A, C, G, T, N in upper case")
         return tokens
-
-
-def _ranges(first: npt.NDArray[np.int64], count: npt.NDArray[np.int64], step: int = 1) -> npt.NDArray[np.int64]:
-    """first[i], first[i] + step, ..., count[i] of them, for every i in a row."""
-    before = np.cumsum(count) - count
-    return np.repeat(first - before * step, count) + np.arange(int(count.sum())) * step

@@ -54,7 +54,9 @@ def score_to_file(
     found = score(job, on_progress=on_progress)
     if output.suffix.lower() in BIGWIG_ENDINGS:
         contigs = _contigs(job, found)
-        write_bigwig(output, contigs, _pieces(job, found), overwrite=overwrite)
+        rank = {name: number for number, name in enumerate(contigs)}
+        pieces = sorted(_pieces(job, found), key=lambda piece: (rank[piece[0]], piece[1]))
+        write_bigwig(output, contigs, pieces, overwrite=overwrite)
     else:
         _write_bases(job, found, output, overwrite)
     _write_summary(found, _summary_path(output))

@@ -126,13 +126,13 @@ def call_element(job: SegmentJob, found: Answers, number: int, options: CallOpti
     """The calls of one element in the order of the genome; they may cross pieces, not stretches without answer."""
     element = job.elements[number]
     strand, threshold = Element.parse(element).strand.value, options.of(element)
-    runs: list[tuple[int, int, float]] = []
+    runs: list[tuple[Segments, Any]] = []
     contig, last = "", -1
 
     def finished() -> Iterator[Call]:
         if runs:
-            start, end, total = (np.array(column) for column in zip(*runs, strict=True))
-            for call in _called(Segments(start, end), total, options):
+            segments = Segments(*map(np.concatenate, zip(*(part for part, _ in runs), strict=True)))
+            for call in _called(segments, np.concatenate([total for _, total in runs]), options):
                 yield Call(contig, call[0], call[1], element, strand, call[2])
 
     for name, first, values in found.output(number):
@@ -140,19 +140,16 @@ def call_element(job: SegmentJob, found: Answers, number: int, options: CallOpti
             yield from finished()
             runs, contig = [], name
         exact = np.asarray(values, np.float32)
-        sums = np.concatenate([[0.0], np.cumsum(exact, dtype=np.float64)])
-        for start, end in zip(*segments_of(exact >= threshold), strict=True):
-            begin, stop, total = first + int(start), first + int(end), float(sums[end] - sums[start])
-            if runs and runs[-1][1] == begin:
-                runs[-1] = runs[-1][0], stop, runs[-1][2] + total
-            else:
-                runs.append((begin, stop, total))
+        inside = segments_of(exact >= threshold)
+        if len(inside.start):
+            sums = np.append(0.0, np.cumsum(exact, dtype=np.float64))
+            runs.append((Segments(inside.start + first, inside.end + first), sums[inside.end] - sums[inside.start]))
         last = first + len(values)
     yield from finished()
 
 
 def _called(segments: Segments, total: Any, options: CallOptions) -> list[tuple[int, int, float]]:
-    """(start, end, mean probability of the bases above the threshold) after merging and dropping."""
+    """(start, end, mean probability of the bases above the threshold); merged, touching ones always, and dropped."""
     bases = np.concatenate([[0], np.cumsum(segments.end - segments.start)])
     sums = np.concatenate([[0.0], np.cumsum(total)])
     kept = drop_short(merge_near(segments, options.merge_gap_bp), options.min_length_bp)

@@ -107,8 +107,8 @@ class WindowBatch:
     mask: Tensor | None
     """[B, T] True where not padding; None without padding."""
     weight: NDArray[Any]
-    """[B, T] what each state counts in pooling: its bases in the window's kept part; for "mean" the share of its token's
-    bases there, so that tokens count alike; for "mean-all" 1 for every state there and every special token."""
+    """[B, T] what each state counts in pooling: its bases in the window's kept part; for "mean" the share of its
+    token's bases there, so that tokens count alike; for "mean-all" 1 for every state there and every special token."""
     other: WindowBatch | None = None
     """The reverse complements of the same windows, where their tokens do not follow from these."""
 
