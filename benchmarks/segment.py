@@ -61,7 +61,8 @@ def main(argv: list[str] | None = None) -> None:
         f"14 elements, {FEW_ELEMENTS} where contigs are many; those have {SHORTEST_BP} bp and more, evenly distributed",
         "bases: GRCh37 20:32,000,001-33,000,000, repeated where that is not enough",
         f"files: bigWig, calls of at least {SHORTEST_CALL_BP} bp, summary: their share of the time; GiB: highest "
-        "memory of the process, weights and libraries included; against the shortest: of the same model",
+        "memory of the process, weights and libraries included; it grows until a contig fills a part of work (1 Mbp)",
+        f"against the shortest: of the same model; the aim is at most {MOST_TIMES} times, and holds for {NT}",
     ]
     args.json.write_text(json.dumps({"rows": rows, "notes": notes}))
 
@@ -82,7 +83,7 @@ def _measure(cases: list[tuple[str, int, int, int]]) -> tuple[list[dict[str, Any
         words = [sys.executable, __file__, "--work", model, str(bases), str(contigs), str(passes)]
         found = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
         first = shortest.setdefault(model, found)
-        rows.append(_row(name, found, first, contigs, share_counts=model == NT))
+        rows.append(_row(name, found, first, contigs, is_aim=model == NT))
         print("  ".join(f"{key}: {value}" for key, value in rows[-1].items()), file=sys.stderr, flush=True)
     if NT in shortest:
         minutes = 5e6 / shortest[NT]["bases"] * shortest[NT]["seconds"] / 60
@@ -91,7 +92,7 @@ def _measure(cases: list[tuple[str, int, int, int]]) -> tuple[list[dict[str, Any
 
 
 def _row(
-    name: str, found: dict[str, float], first: dict[str, float], contigs: int, *, share_counts: bool
+    name: str, found: dict[str, float], first: dict[str, float], contigs: int, *, is_aim: bool
 ) -> dict[str, Any]:
     cost, share = found["seconds"] / found["bases"] * 1e6, found["files_s"] / found["seconds"]
     times = cost / (first["seconds"] / first["bases"] * 1e6)
@@ -103,11 +104,12 @@ def _row(
         "calls": int(found["calls"]),
         "GiB": round(found["peak_gib"], 2),
         "files %": round(100 * share, 1),
-        "at most %": 100 * LARGEST_SHARE if share_counts else None,
+        "at most %": 100 * LARGEST_SHARE if is_aim else None,
     }
     if contigs == 1:
         row |= {"s/Mbp against the shortest": round(times, 2), "GiB against the shortest": round(memory, 2)}
-        row["met"] = max(times, memory) <= MOST_TIMES and (share <= LARGEST_SHARE or not share_counts)
+        if is_aim:
+            row["met"] = max(times, memory) <= MOST_TIMES and share <= LARGEST_SHARE
     return row
 
 
