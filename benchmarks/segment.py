@@ -91,9 +91,7 @@ def _measure(cases: list[tuple[str, int, int, int]]) -> tuple[list[dict[str, Any
     return rows, notes
 
 
-def _row(
-    name: str, found: dict[str, float], first: dict[str, float], contigs: int, *, is_aim: bool
-) -> dict[str, Any]:
+def _row(name: str, found: dict[str, float], first: dict[str, float], contigs: int, *, is_aim: bool) -> dict[str, Any]:
     cost, share = found["seconds"] / found["bases"] * 1e6, found["files_s"] / found["seconds"]
     times = cost / (first["seconds"] / first["bases"] * 1e6)
     memory = found["peak_gib"] / first["peak_gib"]
@@ -115,37 +113,39 @@ def _row(
 
 def _work(kind: str, bases: int, contigs: int, passes: int) -> None:
     """Prints the medians of the passes and the highest memory of this process."""
-    from chargaff.workflows.segment import SegmentOptions, plan_segmenting
-    from chargaff.workflows.segment_files import CallOptions, segment_to_folder
-
     torch.set_num_threads(THREADS)
     model = _model(kind, FEW_ELEMENTS if contigs > 1 else None)
-    options = SegmentOptions(window_bp=WINDOW_BP[kind])
-    times: list[tuple[float, float, float]] = []
-    calls = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_genome(folder / "warm-up.fa", 2 * WINDOW_BP[kind], 1)
-        segment_to_folder(plan_segmenting(model, folder / "warm-up.fa", options), folder / "warm-up")
+        _pass(model, folder / "warm-up.fa", WINDOW_BP[kind], folder / "warm-up")
         _write_genome(folder / "genome.fa", bases, contigs)
-        for number in range(passes):
-            begin = time.perf_counter()
-            job = plan_segmenting(model, folder / "genome.fa", options)
-            ends = [time.perf_counter()]
-            planned = ends[0]
-            record = segment_to_folder(
-                job,
-                folder / f"out{number}",
-                CallOptions(min_length_bp=SHORTEST_CALL_BP),
-                on_progress=lambda _, ends=ends: ends.append(time.perf_counter()),
-            )
-            end = time.perf_counter()
-            times.append((end - begin, planned - begin, end - ends[-1]))  # after the last part come the files
-            calls = sum(record["calls"].values())
-    seconds, plan_s, files_s = (statistics.median(column) for column in zip(*times, strict=True))
-    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    found = {"bases": job.answered_bp, "seconds": seconds, "plan_s": plan_s, "files_s": files_s}
-    print(json.dumps(found | {"peak_gib": peak_gib, "calls": calls}))
+        found = [_pass(model, folder / "genome.fa", WINDOW_BP[kind], folder / f"out{i}") for i in range(passes)]
+    medians = {key: statistics.median(one[key] for one in found) for key in found[0]}
+    print(json.dumps(medians | {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
+
+
+def _pass(model: Any, genome: Path, window_bp: int, folder: Path) -> dict[str, float]:
+    from chargaff.workflows.segment import SegmentOptions, plan_segmenting
+    from chargaff.workflows.segment_files import CallOptions, segment_to_folder
+
+    begin = time.perf_counter()
+    job = plan_segmenting(model, genome, SegmentOptions(window_bp=window_bp))
+    ends = [time.perf_counter()]
+
+    def part_is_done(_: int) -> None:
+        ends.append(time.perf_counter())
+
+    options = CallOptions(min_length_bp=SHORTEST_CALL_BP)
+    record = segment_to_folder(job, folder, options, on_progress=part_is_done)
+    end = time.perf_counter()
+    return {
+        "bases": job.answered_bp,
+        "seconds": end - begin,
+        "plan_s": ends[0] - begin,
+        "files_s": end - ends[-1],  # they come after the last part
+        "calls": sum(record["calls"].values()),
+    }
 
 
 def _model(kind: str, num_elements: int | None) -> Any:
