@@ -61,7 +61,8 @@ def main(argv: list[str] | None = None) -> None:
         f"14 elements, {FEW_ELEMENTS} where contigs are many; those have {SHORTEST_BP} bp and more, evenly distributed",
         "bases: GRCh37 20:32,000,001-33,000,000, repeated where that is not enough",
         f"files: bigWig, calls of at least {SHORTEST_CALL_BP} bp, summary: their share of the time; GiB: highest "
-        "memory of the process, weights and libraries included; against the shortest: of the same model",
+        "memory of the process, weights and libraries included; it grows until a contig fills a part of work (1 Mbp)",
+        f"against the shortest: of the same model; the aim is at most {MOST_TIMES} times, and holds for {NT}",
     ]
     args.json.write_text(json.dumps({"rows": rows, "notes": notes}))
 
@@ -82,7 +83,7 @@ def _measure(cases: list[tuple[str, int, int, int]]) -> tuple[list[dict[str, Any
         words = [sys.executable, __file__, "--work", model, str(bases), str(contigs), str(passes)]
         found = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
         first = shortest.setdefault(model, found)
-        rows.append(_row(name, found, first, contigs, share_counts=model == NT))
+        rows.append(_row(name, found, first, contigs, is_aim=model == NT))
         print("  ".join(f"{key}: {value}" for key, value in rows[-1].items()), file=sys.stderr, flush=True)
     if NT in shortest:
         minutes = 5e6 / shortest[NT]["bases"] * shortest[NT]["seconds"] / 60
@@ -90,9 +91,7 @@ def _measure(cases: list[tuple[str, int, int, int]]) -> tuple[list[dict[str, Any
     return rows, notes
 
 
-def _row(
-    name: str, found: dict[str, float], first: dict[str, float], contigs: int, *, share_counts: bool
-) -> dict[str, Any]:
+def _row(name: str, found: dict[str, float], first: dict[str, float], contigs: int, *, is_aim: bool) -> dict[str, Any]:
     cost, share = found["seconds"] / found["bases"] * 1e6, found["files_s"] / found["seconds"]
     times = cost / (first["seconds"] / first["bases"] * 1e6)
     memory = found["peak_gib"] / first["peak_gib"]
@@ -103,47 +102,50 @@ def _row(
         "calls": int(found["calls"]),
         "GiB": round(found["peak_gib"], 2),
         "files %": round(100 * share, 1),
-        "at most %": 100 * LARGEST_SHARE if share_counts else None,
+        "at most %": 100 * LARGEST_SHARE if is_aim else None,
     }
     if contigs == 1:
         row |= {"s/Mbp against the shortest": round(times, 2), "GiB against the shortest": round(memory, 2)}
-        row["met"] = max(times, memory) <= MOST_TIMES and (share <= LARGEST_SHARE or not share_counts)
+        if is_aim:
+            row["met"] = max(times, memory) <= MOST_TIMES and share <= LARGEST_SHARE
     return row
 
 
 def _work(kind: str, bases: int, contigs: int, passes: int) -> None:
     """Prints the medians of the passes and the highest memory of this process."""
-    from chargaff.workflows.segment import SegmentOptions, plan_segmenting
-    from chargaff.workflows.segment_files import CallOptions, segment_to_folder
-
     torch.set_num_threads(THREADS)
     model = _model(kind, FEW_ELEMENTS if contigs > 1 else None)
-    options = SegmentOptions(window_bp=WINDOW_BP[kind])
-    times: list[tuple[float, float, float]] = []
-    calls = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_genome(folder / "warm-up.fa", 2 * WINDOW_BP[kind], 1)
-        segment_to_folder(plan_segmenting(model, folder / "warm-up.fa", options), folder / "warm-up")
+        _pass(model, folder / "warm-up.fa", WINDOW_BP[kind], folder / "warm-up")
         _write_genome(folder / "genome.fa", bases, contigs)
-        for number in range(passes):
-            begin = time.perf_counter()
-            job = plan_segmenting(model, folder / "genome.fa", options)
-            ends = [time.perf_counter()]
-            planned = ends[0]
-            record = segment_to_folder(
-                job,
-                folder / f"out{number}",
-                CallOptions(min_length_bp=SHORTEST_CALL_BP),
-                on_progress=lambda _, ends=ends: ends.append(time.perf_counter()),
-            )
-            end = time.perf_counter()
-            times.append((end - begin, planned - begin, end - ends[-1]))  # after the last part come the files
-            calls = sum(record["calls"].values())
-    seconds, plan_s, files_s = (statistics.median(column) for column in zip(*times, strict=True))
-    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    found = {"bases": job.answered_bp, "seconds": seconds, "plan_s": plan_s, "files_s": files_s}
-    print(json.dumps(found | {"peak_gib": peak_gib, "calls": calls}))
+        found = [_pass(model, folder / "genome.fa", WINDOW_BP[kind], folder / f"out{i}") for i in range(passes)]
+    medians = {key: statistics.median(one[key] for one in found) for key in found[0]}
+    print(json.dumps(medians | {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
+
+
+def _pass(model: Any, genome: Path, window_bp: int, folder: Path) -> dict[str, float]:
+    from chargaff.workflows.segment import SegmentOptions, plan_segmenting
+    from chargaff.workflows.segment_files import CallOptions, segment_to_folder
+
+    begin = time.perf_counter()
+    job = plan_segmenting(model, genome, SegmentOptions(window_bp=window_bp))
+    ends = [time.perf_counter()]
+
+    def part_is_done(_: int) -> None:
+        ends.append(time.perf_counter())
+
+    options = CallOptions(min_length_bp=SHORTEST_CALL_BP)
+    record = segment_to_folder(job, folder, options, on_progress=part_is_done)
+    end = time.perf_counter()
+    return {
+        "bases": job.answered_bp,
+        "seconds": end - begin,
+        "plan_s": ends[0] - begin,
+        "files_s": end - ends[-1],  # they come after the last part
+        "calls": sum(record["calls"].values()),
+    }
 
 
 def _model(kind: str, num_elements: int | None) -> Any:

@@ -16,7 +16,7 @@ def write_array(path: str | os.PathLike[str], values: npt.NDArray[Any]) -> None:
     """A .npy file, whole or not at all."""
     stream = BytesIO()
     np.save(stream, values)
-    write_atomically(path, stream.getvalue())
+    write_atomically(path, stream.getbuffer())
 
 
 def map_array(path: str | os.PathLike[str]) -> npt.NDArray[Any]:

@@ -46,7 +46,7 @@ def publish(destination: str | os.PathLike[str], *, overwrite: bool = False) -> 
             _remove(part)
 
 
-def write_atomically(destination: str | os.PathLike[str], content: bytes | str) -> None:
+def write_atomically(destination: str | os.PathLike[str], content: bytes | memoryview | str) -> None:
     """Write a small file so that readers see the old or the new content, never a mixture; the last writer wins."""
     destination = Path(destination)
     with output_errors(destination):
