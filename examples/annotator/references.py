@@ -74,7 +74,7 @@ def main() -> None:
         tally = count_answers(source, augustus(source, options.cache))
         record |= {
             "reference": f"augustus --species={SPECIES}",
-            "trained_on": "genes of this genome",
+            "trained_on": "5,596 genes of this genome, which has some 6,500",
             "test": hard(tally),
         }
     else:
