@@ -259,10 +259,9 @@ def write_html(demo: Demo) -> None:
 
 def annotate(demo: Demo) -> None:
     """Annotate 100 kb of a fungal chromosome that no training has seen, base by base"""
-    from sklearn.metrics import matthews_corrcoef
-
     from chargaff.data.annotation import read_annotation
     from chargaff.io.fasta import Genome
+    from chargaff.report.statistics import matthews
 
     folder, words, genome = demo.out / "annotation", [], Genome(FUNGUS)
     (contig,) = genome.contigs
@@ -288,7 +287,7 @@ def annotate(demo: Demo) -> None:
     for place, kind in enumerate(ELEMENTS):
         strands = slice(2 * place, 2 * place + 2)
         inside, here = truth[:, strands].ravel(), called[:, strands].ravel()
-        mcc = float(matthews_corrcoef(inside, here))
+        mcc = matthews(np.bincount(2 * inside + here, minlength=4).reshape(2, 2))
         demo.notes[f"annotation, {kind}"] = {"mcc": mcc, "inside": int(inside.sum()), "called": int(here.sum())}
         print(f"{kind:16}{mcc:>8.3f}{inside.sum():>14,}{here.sum():>11,}")
 

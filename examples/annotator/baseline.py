@@ -218,7 +218,7 @@ def folded(slope: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([slope[:KMERS].reshape(4**k, -1).sum(1) for k in range(3, K + 1)])
 
 
-@numba.njit(cache=True)
+@numba.njit
 def regress(codes, bases, truth, weight, bias, window_bp):
     """(mean loss, its gradient for each 6-mer, and for the bias)."""
     slope, bias_slope, loss = np.zeros(len(weight)), 0.0, 0.0
@@ -238,7 +238,7 @@ def regress(codes, bases, truth, weight, bias, window_bp):
     return loss / len(bases), slope / len(bases), bias_slope / len(bases)
 
 
-@numba.njit(cache=True)
+@numba.njit
 def log_odds(codes, weight, bias, window_bp, bases):
     """[n] float32 of the bases, which are ascending."""
     found = np.zeros(len(bases), np.float32)

@@ -74,7 +74,7 @@ def main() -> None:
         tally = count_answers(source, augustus(source, options.cache))
         record |= {
             "reference": f"augustus --species={SPECIES}",
-            "trained_on": "genes of this genome",
+            "trained_on": "5,596 genes of this genome, which has some 6,500",
             "test": hard(tally),
         }
     else:
@@ -122,10 +122,15 @@ def augustus(source: AnnotatedWindows, cache: Path) -> Answers:
     """Calls as probabilities 0 and 1."""
     genome = source.windows.genome
     contig, start = source.windows.places(np.arange(len(source)))
-    names = [genome.contigs[number] for number in np.unique(contig)]
+    parts = []
+    for number in np.unique(contig):
+        name = genome.contigs[number]
+        part = cache / f"augustus_{SPECIES}_{name}.gff3"
+        if not part.exists():
+            part.write_text(run_augustus(genome, name))
+        parts.append(part.read_text())
     predicted = cache / f"augustus_{SPECIES}.gff3"
-    if not predicted.exists():
-        run_augustus(genome, names, predicted)
+    predicted.write_text("##gff-version 3\n" + "".join(parts))
     found = read_annotation(predicted, source.annotation.elements, genome)
     return labels(found, contig, start, source.windows.window_bp)
 
@@ -135,25 +140,21 @@ def labels(annotation: Annotation, contig: NDArray[np.int64], start: NDArray[np.
         yield [row], annotation.labels(number, first, first + size)[None].astype(np.float32)
 
 
-def run_augustus(genome: Genome, names: list[str], output: Path) -> None:
-    """Predicts genes on both strands of whole contigs; only their coding parts are asked for."""
+def run_augustus(genome: Genome, name: str) -> str:
+    """GFF3 lines of the coding parts that are predicted on both strands of a whole contig."""
     program = shutil.which("augustus")
     if program is None:
         sys.exit("augustus is not installed; on Debian: apt-get install augustus")
-    parts = []
+    print(f"augustus on {name}", file=sys.stderr, flush=True)
+    words = ["--gff3=on", "--introns=off", "--start=off", "--stop=off", "--stopCodonExcludedFromCDS=false"]
     with tempfile.TemporaryDirectory() as scratch:
-        for name in names:
-            fasta = Path(scratch) / "contig.fa"
-            fasta.write_text(f">{name}\n{to_string(upper(genome.fetch(name)))}\n")
-            words = ["--gff3=on", "--introns=off", "--start=off", "--stop=off", "--stopCodonExcludedFromCDS=false"]
-            print(f"augustus on {name}", file=sys.stderr, flush=True)
-            run = subprocess.run(
-                [program, f"--species={SPECIES}", *words, str(fasta)], capture_output=True, text=True, check=False
-            )
-            if run.returncode:
-                sys.exit(f"augustus: {run.stderr.strip()}")
-            parts += [line for line in run.stdout.splitlines() if line and not line.startswith("#")]
-    output.write_text("##gff-version 3\n" + "".join(f"{line}\n" for line in parts))
+        fasta = Path(scratch) / "contig.fa"
+        fasta.write_text(f">{name}\n{to_string(upper(genome.fetch(name)))}\n")
+        command = [program, f"--species={SPECIES}", *words, str(fasta)]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        sys.exit(f"augustus: {run.stderr.strip()}")
+    return "".join(f"{line}\n" for line in run.stdout.splitlines() if line and not line.startswith("#"))
 
 
 def splice_sites(source: AnnotatedWindows, cache: Path) -> Answers:

@@ -155,7 +155,7 @@ def _table(found: Elements) -> Table:
     rows: list[list[Cell]] = []
     for name, seeds in found.rows.items():
         bases, share = f"{int(seeds[0]['bases']):,}", found.share(name)
-        first: list[Cell] = [name, (bases, f"{share:.2%} of all") if isfinite(share) else bases]
+        first: list[Cell] = [name, (bases, f"{100 * share:.2g} % of all") if isfinite(share) else bases]
         rows.append([*first, *(_cell([row[score] for row in seeds], score) for score in shown)])
     rows.append(["Mean", "", *(_text(found.over_elements(score), score) for score in shown)])
     note = (
