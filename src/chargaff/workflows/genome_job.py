@@ -185,7 +185,9 @@ def answer_part(job: GenomeJob, part: Sequence[Piece], answer: Answer) -> list[F
             here, there = (slice((first - at) // step, frame.steps(last - at)) for at in (start, piece.start))
             sums[number][:, there] += (values[here] * weight[here, None]).T
             norms[number][there] += weight[here]
-    return [total / norm for total, norm in zip(sums, norms, strict=True)]
+    for total, norm in zip(sums, norms, strict=True):
+        total /= norm
+    return sums
 
 
 def _read(job: GenomeJob, piece: Piece, start: int) -> NDArray[np.uint8]:
@@ -298,6 +300,6 @@ def run_parts(
     found = Answers(job, parts)
     for number, part in enumerate(job.parts):
         if not found.path(number).exists():
-            write_array(found.path(number), np.concatenate(compute(part), axis=1).astype(dtype))
+            write_array(found.path(number), np.concatenate([values.astype(dtype) for values in compute(part)], axis=1))
         on_progress(sum(piece.end - piece.start for piece in part))
     return found
