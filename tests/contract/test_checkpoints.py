@@ -27,7 +27,7 @@ def test_row_names_things_that_exist(row):
     family = get_family(row.family)
     assert row.family in list_families()
     assert row.layout in family.layouts
-    assert row.head in {"lm", "none", *family.extra_heads}
+    assert row.head in {"lm", "none", "token", *family.extra_heads}
     assert row.head != "lm" or family.lm_head is not None
     assert row.pooling in POOLINGS
     kind, _, rest = row.source.partition(":")
