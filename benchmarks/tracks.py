@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-THREADS, PASSES = 2, 3
+THREADS, PASSES = 2, 5
 BASES = {"enformer": 196_608, "borzoi": 524_288}
 ROWS = {"enformer": "enformer", "borzoi": "borzoi-0"}
 """Model -> checkpoint row that has its config; the peer's defaults are the same."""
