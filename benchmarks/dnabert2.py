@@ -43,7 +43,7 @@ WHOLE_BP, LONG_BP = 2_000_000, 100_000_000
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--sequences", type=int, default=96, help="of the 2,000, the first so many")
+    parser.add_argument("--sequences", type=int, default=80, help="of the 2,000, the first so many")
     parser.add_argument("--work", choices=["embed", "library", "ours", "long"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
