@@ -145,6 +145,19 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
         torch.testing.assert_close(parameter, twins[name], rtol=0, atol=0)
 
 
+def test_muon_with_a_frozen_backbone_leaves_the_head_to_adamw():
+    model = model_of(head="none")
+    attach_head(model, SequenceTask(model.tokenizer, 3))
+    model.backbone.requires_grad_(False)
+    optimizer = make_optimizer(model, OptimSpec(kind="muon"))
+    before = model.head.linear.weight.clone()
+    for parameter in model.head.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    set_learning_rate(optimizer, 0.01)
+    optimizer.step()
+    assert not torch.equal(before, model.head.linear.weight)
+
+
 def test_muon_needs_blocks():
     with pytest.raises(ConfigError, match=r"train\.optim\.kind: cnn is not made of blocks.*adamw"):
         make_optimizer(model_of("cnn", "short", head="sequence", num_outputs=2), OptimSpec(kind="muon"))

@@ -45,9 +45,9 @@ def run(
     OUTPUT becomes a folder: bigwig/ holds the probability of each element at
     every base, calls.bed and calls.gff3 the stretches above the threshold,
     summary.parquet counts by contig, index.html is a page with a genome
-    browser (no network needed) and figures/ the same for print. A place of any length is read: windows
-    overlap and their answers are blended. Stretches of unknown bases get no
-    answer and are listed in segment.json.
+    browser (no network needed) and figures/ the same for print. A place of
+    any length is read: windows overlap and their answers are blended.
+    Stretches of unknown bases get no answer and are listed in segment.json.
 
     A run that was stopped goes on when the same command is given again.
 

@@ -70,12 +70,12 @@ class MuonAdamW(Optimizer):
 
     def __init__(self, groups: list[dict[str, Any]], spec: OptimSpec) -> None:
         super().__init__(groups, {})
-        matrices = [group for group in self.param_groups if group["is_matrix"]]
-        others = [group for group in self.param_groups if not group["is_matrix"]]
-        self._parts: list[tuple[bool, Optimizer]] = [
-            (True, torch.optim.Muon(matrices, lr=spec.lr, momentum=spec.betas[1], adjust_lr_fn="match_rms_adamw")),
-            (False, torch.optim.AdamW(others, lr=spec.lr, betas=spec.betas, eps=spec.eps)),
-        ]
+        self._parts: list[tuple[bool, Optimizer]] = []
+        if matrices := [group for group in self.param_groups if group["is_matrix"]]:
+            muon = torch.optim.Muon(matrices, lr=spec.lr, momentum=spec.betas[1], adjust_lr_fn="match_rms_adamw")
+            self._parts.append((True, muon))
+        if others := [group for group in self.param_groups if not group["is_matrix"]]:
+            self._parts.append((False, torch.optim.AdamW(others, lr=spec.lr, betas=spec.betas, eps=spec.eps)))
         self._share()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
