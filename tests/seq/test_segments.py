@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from chargaff.seq.segments import Segments, drop_short, merge_near, segment_overlap, segments_of
+from chargaff.seq.segments import Segments, segment_overlap, segments_of
 
 
 def runs(text):
@@ -28,13 +28,6 @@ def naive_sov(observed, predicted):
 )
 def test_segments_are_the_runs(text, expected):
     assert list(zip(*(part.tolist() for part in runs(text)), strict=True)) == expected
-
-
-def test_near_ones_merge_and_short_ones_go():
-    found = merge_near(runs("##.##...#....####"), 1)
-    assert [part.tolist() for part in found] == [[0, 8, 13], [5, 9, 17]]
-    assert [part.tolist() for part in drop_short(found, 4)] == [[0, 13], [5, 17]]
-    assert merge_near(runs(""), 5).start.size == 0
 
 
 def test_equal_segments_agree_fully_and_none_not_at_all():

@@ -27,7 +27,7 @@ from chargaff.seq.interval import Strand
 from chargaff.tasks.segmentation import SegmentationTask
 from chargaff.train.heads import attach_head
 from chargaff.workflows.segment import PARTS, SegmentOptions, compute_part, plan_segmenting
-from chargaff.workflows.segment_files import CallOptions, segment_to_folder
+from chargaff.workflows.segment_files import CallOptions, call_element, segment_to_folder
 
 ELEMENTS, OPPOSITE = ("CDS+", "CDS-", "gene[gene_biotype=lncRNA]"), (1, 0, 2)
 
@@ -173,6 +173,50 @@ def test_files_agree_with_each_other(model, fasta, tmp_path):
     assert {row["contig"]: row["answered_bp"] for row in table} == {"one": 1500, "two": 600, "tiny": 20}
     assert record["unknown"] == {"two": [[300, 550]], "none": [[0, 500]]}
     assert json.loads((folder / "segment.json").read_text()) == json.loads(json.dumps(record))
+
+
+def called_by_hand(values, threshold, gap, least):
+    """(start, end, mean above the threshold) of one stretch of answers."""
+    calls = []
+    for place in np.flatnonzero(values >= threshold).tolist():
+        if calls and place - calls[-1][1] <= gap:
+            calls[-1][1:] = [place + 1, [*calls[-1][2], values[place]]]
+        else:
+            calls.append([place, place + 1, [values[place]]])
+    return [(start, end, np.mean(inside)) for start, end, inside in calls if end - start >= least]
+
+
+@pytest.mark.parametrize(("gap", "least", "cut"), [(0, 1, 1), (3, 1, 7), (2, 5, 64), (50, 1, 10), (0, 4, 1000)])
+def test_calls_are_those_of_whole_stretches_however_they_arrive(model, fasta, gap, least, cut):
+    job = plan_segmenting(model, fasta)
+    rng = np.random.default_rng(cut)
+    stretches = [("one", 0, 400), ("one", 400 + 3, 200), ("two", 5, 300), ("tiny", 0, 1)]  # three bases without answer
+    values = {place: rng.random(place[2], np.float32) ** 2 for place in stretches}
+
+    class Found:
+        def output(self, number):
+            for (contig, start, size), answers in values.items():
+                for first in range(0, size, cut):
+                    yield contig, start + first, answers[first : first + cut]
+
+    options = CallOptions(0.6, min_length_bp=least, merge_gap_bp=gap)
+    numbers = {name: number for number, name in enumerate(job.genome.contigs)}
+    calls = call_element(job, Found(), 1, options, numbers)
+    expected = [
+        (contig, start + first, start + end, "CDS-", "-", mean)
+        for (contig, start, _), answers in values.items()
+        for first, end, mean in called_by_hand(answers, np.float32(0.6), gap, least)
+    ]
+    assert [call[:5] for call in calls] == [call[:5] for call in expected]
+    assert expected
+    np.testing.assert_allclose(calls.probability, [call[5] for call in expected], rtol=1e-6)
+
+
+def test_a_model_that_calls_nothing_writes_empty_files(model, fasta, tmp_path):
+    record = segment_to_folder(plan_segmenting(model, fasta), tmp_path / "out", CallOptions(min_length_bp=5000))
+    assert set(record["calls"].values()) == {0}
+    assert (tmp_path / "out" / "calls.bed").read_text() == ""
+    assert "\tchargaff\t" not in (tmp_path / "out" / "calls.gff3").read_text()
 
 
 def test_an_interrupted_run_goes_on(model, fasta, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from chargaff.errors import ConfigError
 
 if TYPE_CHECKING:
     from chargaff.workflows.genome_job import Answers
-    from chargaff.workflows.segment_files import Call
+    from chargaff.workflows.segment_files import Calls
 
 _LOG = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def run(
     if page:
         check_page(job, shown)
 
-    def finish(found: Answers, calls: list[Call]) -> None:
+    def finish(found: Answers, calls: Calls) -> None:
         if page:
             write_page(job, found, calls, output, shown)
 

@@ -27,20 +27,6 @@ def segments_of(is_inside: NDArray[np.bool_]) -> Segments:
     return Segments(change[::2], change[1::2])
 
 
-def merge_near(segments: Segments, max_gap_bp: int) -> Segments:
-    """Neighbours with at most that many bases between them made one."""
-    if not len(segments.start):
-        return segments
-    is_far = segments.start[1:] - segments.end[:-1] > max_gap_bp
-    return Segments(segments.start[np.append(True, is_far)], segments.end[np.append(is_far, True)])
-
-
-def drop_short(segments: Segments, min_length_bp: int) -> Segments:
-    """Those of at least that length."""
-    keep = segments.end - segments.start >= min_length_bp
-    return Segments(segments.start[keep], segments.end[keep])
-
-
 class Overlap(NamedTuple):
     """Sums behind the segment overlap measure; they add up over sequences."""
 

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chargaff.data.annotation import Element
 from chargaff.errors import ConfigError
-from chargaff.io.atomic import write_atomically
+from chargaff.io.atomic import publish
 from chargaff.io.bigwig import write_bigwig
 from chargaff.io.writers import Column, open_writer
-from chargaff.seq.segments import Segments, drop_short, merge_near, segments_of
+from chargaff.seq.segments import Ints, segments_of
 from chargaff.workflows import genome_job
 from chargaff.workflows.genome_job import Answers, answers_to_folder
 from chargaff.workflows.segment import SegmentJob, run_segmenting
 
 MANIFEST = "segment.json"
 BED, GFF, SUMMARY, TRACKS = "calls.bed", "calls.gff3", "summary.parquet", "bigwig"
+WRITTEN_AT_ONCE = 1 << 16
+"""Calls that are Python objects at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,7 @@ class CallOptions:
         return (self.thresholds or {}).get(element, self.threshold)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A stretch called an element."""
 
     contig: str
@@ -61,7 +63,70 @@ class Call:
     element: str
     strand: str
     probability: float
-    """Mean over its bases."""
+    """Mean over its bases above the threshold."""
+
+
+class Runs(NamedTuple):
+    """Stretches of one contig in ascending order."""
+
+    start: Ints
+    """[n]"""
+    end: Ints
+    """[n]"""
+    bases: Ints
+    """[n] above the threshold."""
+    total: NDArray[np.float64]
+    """[n] sum of their probabilities."""
+
+    def rows(self, chosen: slice | NDArray[np.bool_]) -> Runs:
+        return Runs(*(column[chosen] for column in self))
+
+    def then(self, others: Runs) -> Runs:
+        return Runs(*map(np.concatenate, zip(self, others, strict=True)))
+
+    def merged(self, max_gap_bp: int) -> Runs:
+        """Neighbours with at most that many bases between them made one, touching ones always."""
+        first = np.flatnonzero(np.append(True, self.start[1:] - self.end[:-1] > max_gap_bp))
+        last = np.append(first[1:], len(self.start)) - 1
+        return Runs(self.start[first], self.end[last], np.add.reduceat(self.bases, first), np.add.reduceat(self.total, first))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calls:
+    """Many calls as columns of n numbers; iterating gives them one by one."""
+
+    job: SegmentJob
+    contig: Ints
+    """Numbers among the genome's contigs."""
+    start: Ints
+    end: Ints
+    element: Ints
+    """Numbers among the job's elements."""
+    probability: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __iter__(self) -> Iterator[Call]:
+        contigs, elements = self.job.genome.contigs, self.job.elements
+        strands = [Element.parse(element).strand.value for element in elements]
+        for first in range(0, len(self), WRITTEN_AT_ONCE):
+            rows = slice(first, first + WRITTEN_AT_ONCE)
+            columns = (self.contig, self.start, self.end, self.element, self.probability)
+            for contig, start, end, element, probability in zip(*(column[rows].tolist() for column in columns), strict=True):
+                yield Call(contigs[contig], start, end, elements[element], strands[element], probability)
+
+    @classmethod
+    def ordered(cls, parts: Sequence[Calls]) -> Calls:
+        """All of them by contig, start, end and name of the element."""
+        job = parts[0].job
+        contig, start, end, element, probability = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("contig", "start", "end", "element", "probability")
+        )
+        rank = np.argsort(np.argsort(job.elements))
+        order = np.lexsort((rank[element], end, start, contig))
+        return cls(job, contig[order], start[order], end[order], element[order], probability[order])
 
 
 def check_folder(job: SegmentJob, folder: Path, options: CallOptions, *, overwrite: bool) -> None:
@@ -77,7 +142,7 @@ def segment_to_folder(
     folder: str | Path,
     options: CallOptions | None = None,
     *,
-    finish: Callable[[Answers, list[Call]], None] = lambda found, calls: None,
+    finish: Callable[[Answers, Calls], None] = lambda found, calls: None,
     overwrite: bool = False,
     on_progress: Callable[[int], None] = lambda bases: None,
 ) -> dict[str, Any]:
@@ -99,17 +164,18 @@ def segment_to_folder(
 
     def write(found: Answers) -> dict[str, Any]:
         (folder / TRACKS).mkdir(exist_ok=True)
-        calls: list[Call] = []
-        rows: list[dict[str, Any]] = []
+        numbers = {name: number for number, name in enumerate(job.genome.contigs)}
+        parts: list[Calls] = []
+        sums: list[_Sums] = []
         for number, element in enumerate(job.elements):
             lengths = dict(job.genome.lengths)
             path = folder / TRACKS / f"{file_name(element)}.bw"
             write_bigwig(path, lengths, found.output(number), decimals=options.decimals, overwrite=True)
-            ours = list(call_element(job, found, number, options))
-            calls += ours
-            rows += _summary(job, found, number, ours, options)
+            parts.append(call_element(job, found, number, options, numbers))
+            sums.append(_sums(found, number, parts[-1], options.of(element), numbers))
+        calls = Calls.ordered(parts)
         _write_calls(job, folder, calls)
-        _write_summary(job, folder / SUMMARY, rows)
+        _write_summary(job, folder / SUMMARY, sums)
         finish(found, calls)
         return _record(job, options, calls)
 
@@ -122,101 +188,102 @@ def file_name(element: str) -> str:
     return words + {"+": "_forward", "-": "_reverse"}.get(element[-1], "")
 
 
-def call_element(job: SegmentJob, found: Answers, number: int, options: CallOptions) -> Iterator[Call]:
+def call_element(
+    job: SegmentJob, found: Answers, number: int, options: CallOptions, numbers: Mapping[str, int]
+) -> Calls:
     """The calls of one element in the order of the genome; they may cross pieces, not stretches without answer."""
-    element = job.elements[number]
-    strand, threshold = Element.parse(element).strand.value, options.of(element)
-    runs: list[tuple[Segments, Any]] = []
+    threshold = options.of(job.elements[number])
+    kept: list[tuple[int, Runs]] = []
+    unfinished: Runs | None = None
     contig, last = "", -1
 
-    def finished() -> Iterator[Call]:
-        if runs:
-            segments = Segments(*map(np.concatenate, zip(*(part for part, _ in runs), strict=True)))
-            for call in _called(segments, np.concatenate([total for _, total in runs]), options):
-                yield Call(contig, call[0], call[1], element, strand, call[2])
+    def keep(runs: Runs) -> None:
+        is_long = runs.end - runs.start >= options.min_length_bp
+        if is_long.any():
+            kept.append((numbers[contig], runs.rows(is_long)))
 
     for name, first, values in found.output(number):
-        if name != contig or first != last:
-            yield from finished()
-            runs, contig = [], name
+        if unfinished is not None and (name != contig or first != last):
+            keep(unfinished)
+            unfinished = None
+        contig, last = name, first + len(values)
         exact = np.asarray(values, np.float32)
-        inside = segments_of(exact >= threshold)
-        if len(inside.start):
-            sums = np.append(0.0, np.cumsum(exact, dtype=np.float64))
-            runs.append((Segments(inside.start + first, inside.end + first), sums[inside.end] - sums[inside.start]))
-        last = first + len(values)
-    yield from finished()
+        start, end = segments_of(exact >= threshold)
+        if not len(start):
+            continue
+        sums = np.append(0.0, np.cumsum(exact, dtype=np.float64))
+        runs = Runs(start + first, end + first, end - start, sums[end] - sums[start])
+        runs = (runs if unfinished is None else unfinished.then(runs)).merged(options.merge_gap_bp)
+        keep(runs.rows(slice(-1)))
+        unfinished = runs.rows(slice(-1, None))
+    if unfinished is not None:
+        keep(unfinished)
+    contigs = np.repeat([place for place, _ in kept], [len(runs.start) for _, runs in kept]).astype(np.int64)
+    empty = Runs(*(np.zeros(0, kind) for kind in (np.int64, np.int64, np.int64, np.float64)))
+    start, end, bases, total = map(np.concatenate, zip(empty, *(runs for _, runs in kept), strict=True))
+    return Calls(job, contigs, start, end, np.full(len(start), number), total / bases)
 
 
-def _called(segments: Segments, total: Any, options: CallOptions) -> list[tuple[int, int, float]]:
-    """(start, end, mean probability of the bases above the threshold); merged, touching ones always, and dropped."""
-    bases = np.concatenate([[0], np.cumsum(segments.end - segments.start)])
-    sums = np.concatenate([[0.0], np.cumsum(total)])
-    kept = drop_short(merge_near(segments, options.merge_gap_bp), options.min_length_bp)
-    first = np.searchsorted(segments.start, kept.start)
-    last = np.searchsorted(segments.end, kept.end, side="right")
-    mean = (sums[last] - sums[first]) / (bases[last] - bases[first])
-    return list(zip(kept.start.tolist(), kept.end.tolist(), mean.tolist(), strict=True))
-
-
-def _write_calls(job: SegmentJob, folder: Path, calls: list[Call]) -> None:
+def _write_calls(job: SegmentJob, folder: Path, calls: Calls) -> None:
     """BED (0-based) and GFF3 (from 1), ordered by place."""
-    rank = {name: number for number, name in enumerate(job.genome.contigs)}
-    calls.sort(key=lambda call: (rank[call.contig], call.start, call.end, call.element))
-    bed = [
-        f"{call.contig}\t{call.start}\t{call.end}\t{call.element}\t{round(1000 * call.probability)}\t{call.strand}\n"
-        for call in calls
-    ]
-    write_atomically(folder / BED, "".join(bed))
-    lines = ["##gff-version 3\n", f"# model: {job.model.spec.name}\n"]
-    lines += [f"##sequence-region {name} 1 {size}\n" for name, size in job.genome.lengths.items() if size]
-    for number, call in enumerate(calls, 1):
-        kind = Element.parse(call.element).type
-        attributes = f"ID=call{number};Name={quote(call.element, safe='+-_. []')}"
-        columns = (call.contig, "chargaff", kind, call.start + 1, call.end, f"{call.probability:.4f}", call.strand, ".")
-        lines.append("\t".join(map(str, columns)) + f"\t{attributes}\n")
-    write_atomically(folder / GFF, "".join(lines))
+    with publish(folder / BED, overwrite=True) as path, path.open("w") as file:
+        for call in calls:
+            score = round(1000 * call.probability)
+            file.write(f"{call.contig}\t{call.start}\t{call.end}\t{call.element}\t{score}\t{call.strand}\n")
+    kinds = {element: Element.parse(element).type for element in job.elements}
+    names = {element: quote(element, safe="+-_. []") for element in job.elements}
+    with publish(folder / GFF, overwrite=True) as path, path.open("w") as file:
+        file.write(f"##gff-version 3\n# model: {job.model.spec.name}\n")
+        file.writelines(f"##sequence-region {name} 1 {size}\n" for name, size in job.genome.lengths.items() if size)
+        for number, call in enumerate(calls, 1):
+            place, score = f"{call.start + 1}\t{call.end}", f"{call.probability:.4f}"
+            attributes = f"ID=call{number};Name={names[call.element]}"
+            file.write(
+                f"{call.contig}\tchargaff\t{kinds[call.element]}\t{place}\t{score}\t{call.strand}\t.\t{attributes}\n"
+            )
 
 
-def _summary(
-    job: SegmentJob, found: Answers, number: int, calls: list[Call], options: CallOptions
-) -> list[dict[str, Any]]:
-    """A row a contig: bases with an answer, above the threshold, called, number of calls, mean probability."""
-    element = job.elements[number]
-    rows: dict[str, dict[str, Any]] = {}
-    for contig, _, values in found.output(number):
-        row = rows.setdefault(
-            contig,
-            {
-                "contig": contig,
-                "element": element,
-                "answered_bp": 0,
-                "above_bp": 0,
-                "called_bp": 0,
-                "calls": 0,
-                "sum": 0.0,
-            },
-        )
-        row["answered_bp"] += len(values)
-        row["above_bp"] += int((np.asarray(values, np.float32) >= options.of(element)).sum())
-        row["sum"] += float(np.asarray(values, np.float64).sum())
-    for call in calls:
-        rows[call.contig]["calls"] += 1
-        rows[call.contig]["called_bp"] += call.end - call.start
-    return list(rows.values())
+class _Sums(NamedTuple):
+    """Of one element, [n] each over the contigs with an answer."""
+
+    contig: list[str]
+    answered_bp: Ints
+    above_bp: Ints
+    called_bp: Ints
+    calls: Ints
+    mean_probability: NDArray[np.float64]
 
 
-def _write_summary(job: SegmentJob, path: Path, rows: list[dict[str, Any]]) -> None:
+def _sums(found: Answers, number: int, calls: Calls, threshold: float, numbers: Mapping[str, int]) -> _Sums:
+    count = len(numbers)
+    answered, above, total = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count)
+    for name, _, values in found.output(number):
+        contig = numbers[name]
+        answered[contig] += len(values)
+        above[contig] += (np.asarray(values, np.float32) >= threshold).sum()
+        total[contig] += np.asarray(values, np.float64).sum()
+    called = np.zeros(count, np.int64)
+    np.add.at(called, calls.contig, calls.end - calls.start)
+    at = np.flatnonzero(answered)
+    contigs = [calls.job.genome.contigs[contig] for contig in at.tolist()]
+    calls_here = np.bincount(calls.contig, minlength=count)
+    return _Sums(contigs, answered[at], above[at], called[at], calls_here[at], total[at] / answered[at])
+
+
+def _write_summary(job: SegmentJob, path: Path, sums: Sequence[_Sums]) -> None:
+    """A row a contig with answers, for each element."""
     schema = [Column("contig", "text"), Column("element", "text")]
     schema += [Column(name, "int64") for name in ("answered_bp", "above_bp", "called_bp", "calls")]
     schema.append(Column("mean_probability", "float64"))
-    columns = {column.name: [row.get(column.name) for row in rows] for column in schema[:-1]}
-    columns["mean_probability"] = [row["sum"] / row["answered_bp"] for row in rows]
-    with open_writer(path, schema, metadata=job.provenance(), num_rows=len(rows), overwrite=True) as writer:
-        writer.write(range(len(rows)), columns)
+    size = len(sums[0].contig)
+    with open_writer(path, schema, metadata=job.provenance(), num_rows=size * len(sums), overwrite=True) as writer:
+        for number, (element, found) in enumerate(zip(job.elements, sums, strict=True)):
+            rows = range(number * size, (number + 1) * size)
+            writer.write(rows, {**found._asdict(), "element": [element] * size})
 
 
-def _record(job: SegmentJob, options: CallOptions, calls: list[Call]) -> dict[str, Any]:
+def _record(job: SegmentJob, options: CallOptions, calls: Calls) -> dict[str, Any]:
+    counts = np.bincount(calls.element, minlength=len(job.elements)).tolist()
     return {
         **job.provenance(),
         "elements": list(job.elements),
@@ -224,5 +291,5 @@ def _record(job: SegmentJob, options: CallOptions, calls: list[Call]) -> dict[st
         "asked_bp": job.asked_bp,
         "answered_bp": job.answered_bp,
         "unknown": {name: [list(place) for place in places] for name, places in job.unknown.items()},
-        "calls": {element: sum(call.element == element for call in calls) for element in job.elements},
+        "calls": dict(zip(job.elements, counts, strict=True)),
     }

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from chargaff.report.genome import Feature, FeatureTrack
 from chargaff.workflows.genome_job import Answers
 from chargaff.workflows.genome_page import PageContent, PageOptions, check_page, write_genome_page
 from chargaff.workflows.segment import SegmentJob
-from chargaff.workflows.segment_files import Call
+from chargaff.workflows.segment_files import Calls
 
 __all__ = ["PageOptions", "check_page", "write_page"]
 
 
-def write_page(job: SegmentJob, found: Answers, calls: Sequence[Call], folder: Path, options: PageOptions) -> None:
+def write_page(job: SegmentJob, found: Answers, calls: Calls, folder: Path, options: PageOptions) -> None:
     """Writes `index.html` and `figures/` for the first places that were read."""
     unknown = job.asked_bp - job.answered_bp
     features = [
