@@ -130,11 +130,12 @@ def test_pieces_are_let_go(folder):
     [
         ([("a", 3, np.ones(6)), ("a", 8, np.ones(1))], "one value a base"),
         ([("a", 18, np.ones(5))], "23 bp, but the contig has 20 bp"),
+        ([("b", 0, np.ones(5)), ("a", 0, np.ones(5))], "sort the pieces"),
     ],
 )
 def test_what_has_no_place_is_refused(tmp_path, pieces, message):
     with pytest.raises(InputError, match=message):
-        write_bigwig(tmp_path / "x.bw", {"a": 20}, pieces)
+        write_bigwig(tmp_path / "x.bw", {"a": 20, "b": 20}, pieces)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -63,7 +63,8 @@ def write_bigwig(
         decimals: of the stored values.
 
     Raises:
-        InputError: two pieces give a value for one base, a piece reaches beyond its contig, or see `io.atomic.publish`.
+        InputError: pieces are not in order, two give a value for one base, one reaches beyond its contig, or see
+            `io.atomic.publish`.
     """
     too_long = [name for name, size in contigs.items() if size >= 1 << 32]
     if too_long:
@@ -103,7 +104,8 @@ def _batches(pieces: Iterable[tuple[str, int, Values]], contigs: Mapping[str, in
     room, last_contig, last_end = BATCH_BP, -1, 0
     for contig, start, values in pieces:
         number, end = numbers[contig], start + len(values)
-        assert number >= last_contig, f"{contig}: the pieces are not in the order of the contigs"
+        if number < last_contig:
+            raise InputError(f"{contig}: comes after a later contig, and a bigWig holds them in order; sort the pieces")
         if number == last_contig and start < last_end:
             raise InputError(
                 f"{contig}:{start}: lies inside the piece before it, and a bigWig holds one value a base; "
