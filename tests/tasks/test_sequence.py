@@ -6,12 +6,13 @@ import torch.nn.functional as F
 
 from chargaff.data.batch import Batch
 from chargaff.data.rng import SampleRng
-from chargaff.errors import ConfigError
+from chargaff.errors import ConfigError, InputError
 from chargaff.families import get_family
 from chargaff.hub.load import create
 from chargaff.model import Model
 from chargaff.tasks.sequence import SequenceTask, infer_problem
 from chargaff.tokenizers.char import CharTokenizer
+from chargaff.tokenizers.kmer import KmerTokenizer
 from chargaff.train.heads import attach_head
 
 TOKENIZER = CharTokenizer.standard()
@@ -127,6 +128,11 @@ def test_settings_that_make_no_sense(options, message):
         SequenceTask(TOKENIZER, **options)
 
 
+def test_positions_are_those_of_bases():
+    with pytest.raises(ConfigError, match="none needs one token per base"):
+        SequenceTask(KmerTokenizer.for_vocabulary(73), 2, pooling="none", positions=9)
+
+
 def test_an_oriented_head_tells_a_sequence_from_its_reverse_complement():
     for is_oriented in (False, True):
         task = SequenceTask(TOKENIZER, 3, is_oriented=is_oriented)
@@ -144,3 +150,29 @@ def test_an_oriented_head_tells_a_sequence_from_its_reverse_complement():
 def test_a_model_that_reads_one_strand_is_oriented_without_a_word():
     with pytest.raises(ConfigError, match="oriented is for models that see both strands at once"):
         model_with(SequenceTask(TOKENIZER, 3, is_oriented=True), "ph")
+
+
+def test_a_head_that_keeps_positions_weighs_each_apart():
+    task = SequenceTask(TOKENIZER, 3, pooling="none", positions=9)
+    model, batch = model_with(task, "ps").eval(), batch_for(TARGETS["single-label"])
+    encoded = model.encode(batch.tokens)
+    weight, bias = model.head.linear.weight.view(3, 9, -1), model.head.linear.bias
+    strands = encoded.hidden, encoded.hidden_rc.flip(1)
+    expected = sum(torch.einsum("btd,ctd->bc", hidden, weight) + bias for hidden in strands) / 2
+    assert torch.allclose(model(batch.tokens).logits, expected, atol=1e-5)
+    assert torch.allclose(model(model.reverse_complement(batch.tokens)).logits, expected, atol=1e-5)
+    assert task.head(model) is None
+    assert SequenceTask(TOKENIZER, 3, pooling="none", positions=8).head(model) is not None
+    with pytest.raises(InputError, match="weighs 9 positions apart; got a sequence of 8"):
+        model(batch.tokens[:, :8])
+
+
+def test_padding_has_no_say_in_a_head_that_keeps_positions():
+    task = SequenceTask(TOKENIZER, 3, pooling="none", positions=9)
+    model, batch = model_with(task).eval(), batch_for(TARGETS["single-label"])
+    mask = torch.ones(4, 9, dtype=torch.bool)
+    mask[:, 6:] = False
+    found = model.head(model.encode(batch.tokens), mask)
+    expected = model.head.linear.weight.view(3, 9, -1)[:, :6]
+    hidden = model.encode(batch.tokens).hidden[:, :6]
+    assert torch.allclose(found, torch.einsum("btd,ctd->bc", hidden, expected) + model.head.linear.bias, atol=1e-5)

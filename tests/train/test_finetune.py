@@ -14,6 +14,7 @@ import torch
 
 from chargaff.cli.main import main
 from chargaff.data.batch import Batch
+from chargaff.data.loader import TokenRule
 from chargaff.data.rng import SampleRng
 from chargaff.hub.load import load
 from chargaff.seq.alphabet import reverse_complement, to_array, to_string
@@ -288,6 +289,30 @@ def test_sequences_of_different_lengths_without_padding_are_refused_before_train
     assert not (data / "out").exists()
 
 
+def test_a_head_that_keeps_positions_predicts_as_it_was_trained_and_names_other_lengths(data, capsys):
+    path = run_file(data, task='pooling = "none"')
+    assert main(["finetune", path]) == 0
+    expected = pq.read_table(data / "out/predictions.parquet")["p_gc"].to_numpy()
+    words = ["predict", str(data / "out/model"), "--column", "sequence"]
+    assert main([*words, str(data / "test.csv"), "-o", str(data / "found.parquet")]) == 0
+    np.testing.assert_allclose(pq.read_table(data / "found.parquet")["p_gc"].to_numpy(), expected, rtol=1e-5, atol=1e-6)
+    (data / "short.csv").write_text("id,sequence\na,ACGTACGT\n")
+    capsys.readouterr()
+    assert main([*words, str(data / "short.csv"), "-o", str(data / "short.parquet")]) == 2
+    assert f"weighs {LENGTH_BP} positions apart; got a sequence of 8" in capsys.readouterr().err
+    (data / "test.fa").write_text(">a\nACGTACGT\n>b\nACGTACGTACGTACGT\n")
+    assert main(["embed", str(data / "out/model"), str(data / "test.fa"), "-o", str(data / "vectors.parquet")]) == 0
+    assert pq.read_table(data / "vectors.parquet").num_rows == 2
+
+
+def test_a_head_that_keeps_positions_needs_one_length(data, capsys):
+    write_table(data / "train.csv", 48, 0, vary=True)
+    assert main(["finetune", run_file(data, task='pooling = "none"', data='padding = "left"\npad_to_max = false')]) == 2
+    assert "data.pad_to_max: pooling none weighs positions apart" in capsys.readouterr().err
+    assert main(["finetune", run_file(data, task='pooling = "none"', data='padding = "left"')]) == 0
+    assert load(data / "out/model", device="cpu").head.positions == LENGTH_BP
+
+
 def test_language_model_is_no_predictor(data, capsys):
     from tests.train.toy import run
 
@@ -320,7 +345,7 @@ def test_strand_rules(variant, strands):
 
     model = create("caduceus", get_family("caduceus").tiny[variant], head="none", seed=3)
     labels = Labels("class", np.array([0, 1, 2]), ("a", "b", "c"))
-    task = make_task(SequenceTaskTable(kind="sequence", strands=strands), labels, model)
+    task = make_task(SequenceTaskTable(kind="sequence", strands=strands), labels, model, TokenRule())
     attach_head(model, task, labels.names)
     tokens = torch.randint(7, 11, (40, 15), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     batch = Batch(tokens, None, torch.zeros(40, dtype=torch.int64), torch.arange(40))

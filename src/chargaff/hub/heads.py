@@ -21,8 +21,8 @@ def build_head(
 
     Args:
         kind: "none", "lm", one of the family's own, "sequence" or "token".
-        options: num_outputs; for sequence heads also pooling, bias and oriented, for token heads bias and opposite (see
-            `SequenceHead`, `TokenHead`). Others are kept as facts.
+        options: num_outputs; for sequence heads also pooling, positions, bias and oriented, for token heads bias and
+            opposite (see `SequenceHead`, `TokenHead`). Others are kept as facts.
 
     Raises:
         ConfigError: the family has no such head, or the number of outputs is not given.
@@ -51,7 +51,10 @@ def build_head(
         head = TokenHead(backbone.width, num_outputs, bias=bias, opposite=options.get("opposite", ()))
         return head, {**options, "bias": bias}
     pooling, is_oriented = str(options.get("pooling", "mean")), bool(options.get("oriented", False))
-    pooled = SequenceHead(backbone.width, num_outputs, pooling=pooling, bias=bias, is_oriented=is_oriented)
+    positions = options.get("positions")
+    pooled = SequenceHead(
+        backbone.width, num_outputs, pooling=pooling, bias=bias, is_oriented=is_oriented, positions=positions
+    )
     return pooled, {**options, "pooling": pooling, "bias": bias}
 
 

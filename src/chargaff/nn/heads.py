@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from chargaff.errors import ConfigError, InputError
 from chargaff.nn.encoded import Encoded
 from chargaff.nn.pooling import pool_strands
 
@@ -17,25 +18,56 @@ class SequenceHead(nn.Module):
     """Pool, then one linear layer: class logits or regression values of a sequence."""
 
     def __init__(
-        self, width: int, num_outputs: int, *, pooling: str = "mean", bias: bool = True, is_oriented: bool = False
+        self,
+        width: int,
+        num_outputs: int,
+        *,
+        pooling: str = "mean",
+        bias: bool = True,
+        is_oriented: bool = False,
+        positions: int | None = None,
     ) -> None:
         """
         Args:
+            pooling: see `nn.pooling.pool`; "none" weighs every position apart.
             is_oriented: weights of their own for the two strands' views, which must both be there: the answer for a
                 sequence and for its reverse complement may differ.
+            positions: T of all inputs, for pooling "none".
+
+        Raises:
+            ConfigError: pooling "none" without `positions`.
         """
         super().__init__()
+        if pooling == "none" and not positions:
+            raise ConfigError('head: pooling "none" weighs every position apart and needs their number')
+        self.positions = positions if pooling == "none" else None
         self.pooling = pooling
         self.is_oriented = is_oriented
-        self.linear = nn.Linear(2 * width if is_oriented else width, num_outputs, bias=bias)
+        num_inputs = width * (2 if is_oriented else 1) * (self.positions or 1)
+        self.linear = nn.Linear(num_inputs, num_outputs, bias=bias)
 
     def forward(self, encoded: Encoded, mask: Tensor | None = None) -> Tensor:
-        """[B, num_outputs]; with two strands the mean of both outputs, unless the head is oriented."""
+        """[B, num_outputs]; with two strands the mean of both outputs, unless the head is oriented.
+
+        Raises:
+            InputError: the head weighs positions apart, and the input has another number of them.
+        """
         parts = pool_strands(encoded, mask, self.pooling)
+        if self.positions is not None:
+            parts = self._side_by_side(parts, mask)
         if self.is_oriented:
             pooled: Tensor = self.linear(torch.cat(parts, -1))
             return pooled
         return _strand_mean(tuple(self.linear(part) for part in parts))
+
+    def _side_by_side(self, parts: tuple[Tensor, ...], mask: Tensor | None) -> tuple[Tensor, ...]:
+        """[B, T, D] -> [B, T * D], zeros for padding; each strand in its own reading direction."""
+        found = parts[0].shape[1]
+        if found != self.positions:
+            raise InputError(f"this model weighs {self.positions} positions apart; got a sequence of {found}")
+        if mask is not None:
+            parts = tuple(part * (mask > 0).unsqueeze(-1) for part in parts)
+        return tuple((part.flip(1) if number else part).flatten(1) for number, part in enumerate(parts))
 
 
 class TokenHead(nn.Module):

@@ -39,6 +39,8 @@ class SequenceTask:
     num_outputs: int
     problem: Problem = "single-label"
     pooling: str = "mean"
+    positions: int | None = None
+    """For pooling "none": the length of all sequences, in tokens of one base each."""
     head_bias: bool = True
     rc_probability: float = 0.0
     """Of reading a training sample from the other strand."""
@@ -63,6 +65,8 @@ class SequenceTask:
                 raise ConfigError(f"task.class_weights: only for single-label prediction, not {self.problem}")
             if len(self.class_weights) != self.num_outputs:
                 raise ConfigError(f"task.class_weights: {len(self.class_weights)} for {self.num_outputs} classes")
+        if self.pooling == "none" and self.tokenizer.complement is None:
+            raise ConfigError("task.pooling: none needs one token per base; this model has longer ones")
         if self.conjoin_train and self.rc_probability > 0:
             raise ConfigError("task.rc_probability: has no use beside conjoin_train, which shows both strands anyway")
 
@@ -73,6 +77,8 @@ class SequenceTask:
             "pooling": self.pooling,
             "bias": self.head_bias,
         }
+        if self.positions is not None:
+            options["positions"] = self.positions
         if self.is_oriented:
             if model.spec.strands != "equivariant":
                 raise ConfigError(
@@ -81,7 +87,8 @@ class SequenceTask:
                 )
             options["oriented"] = True
         has_it = model.spec.head == "sequence" and all(
-            model.spec.head_options.get(name) == value for name, value in {"oriented": None, **options}.items()
+            model.spec.head_options.get(name) == value
+            for name, value in {"oriented": None, "positions": None, **options}.items()
         )
         return None if has_it else ("sequence", options)
 

@@ -79,8 +79,9 @@ class SequenceTaskTable(Table):
     """One answer per sequence."""
 
     kind: Literal["sequence"]
-    pooling: Literal["mean", "max", "first", "last", "centre", "cls"] = "mean"
-    """centre: the middle position, for windows around a site."""
+    pooling: Literal["mean", "max", "first", "last", "centre", "cls", "none"] = "mean"
+    """centre: the middle position, for windows around a site. none: every position has weights of its own, for windows
+    of one length that are aligned on a site."""
     strands: Literal["forward", "augment", "conjoin-eval", "conjoin", "oriented"] = "forward"
     """forward: as given. augment: in training either strand, at random. conjoin-eval: the same, and in evaluation both,
     averaged. conjoin: both, averaged, always. Equivariant models see both strands whatever is said here and average

@@ -102,7 +102,7 @@ def open_finetuning(run: FinetuneRun) -> Finetuning:
     model = open_model(run.model, seed=run.train.seed, head="none")
     rule = _token_rule(run, data, cast(Any, model.backbone).rule)
     _check_lengths(model, rule, data)
-    make_task(run.task, data.labels, model).head(model)
+    make_task(run.task, data.labels, model, rule).head(model)
     return Finetuning(run, data, rule, model)
 
 
@@ -141,11 +141,11 @@ def _repeat(ready: Finetuning, seed: int, *, resume: bool) -> _Trial | None:
     own_seed = run.train.seed if data.valid is None else run.train.seed + seed - 1
     spec = TrainSpec.model_validate({**run.train.model_dump(exclude={"seeds"}), "seed": own_seed})
     model = open_model(run.model, seed=own_seed, head="none")
-    task = make_task(run.task, data.labels, model)
+    task = make_task(run.task, data.labels, model, ready.rule)
     model.spec = replace(
         model.spec,
         strands=_strands(model, run.task),
-        pooling=run.task.pooling,
+        pooling=model.spec.pooling if run.task.pooling == "none" else run.task.pooling,
         context_bp=ready.rule.max_tokens,
         notes={**model.spec.notes, **_notes(run, ready.rule, task), "seed": str(seed)},
     )
@@ -250,7 +250,7 @@ def to_probabilities(problem: str, outputs: NDArray[Any]) -> NDArray[Any]:
     return softmax(outputs)
 
 
-def make_task(table: SequenceTaskTable, labels: Labels, model: Model) -> SequenceTask:
+def make_task(table: SequenceTaskTable, labels: Labels, model: Model, rule: TokenRule) -> SequenceTask:
     """The objective that a `[task]` table describes, for these training labels."""
     weights = table.class_weights or None
     if table.balance_classes:
@@ -263,6 +263,7 @@ def make_task(table: SequenceTaskTable, labels: Labels, model: Model) -> Sequenc
         labels.num_outputs,
         PROBLEMS[labels.kind],
         pooling=table.pooling,
+        positions=rule.max_tokens if table.pooling == "none" else None,
         head_bias=table.head_bias,
         rc_probability=0.5 if table.strands in ("augment", "conjoin-eval") else 0.0,
         conjoin_train=table.strands == "conjoin",
@@ -289,9 +290,11 @@ def _token_rule(run: FinetuneRun, data: LabelledData, accepted: InputRule) -> To
         padding = "right" if table.padding == "none" and accepted.padding == "masked" else table.padding
         return TokenRule(table.max_bp or data.max_bp, padding, special=True)
     max_bp = table.max_bp or data.max_bp
-    if table.padding != "none" and table.pad_to_max and max_bp is None:
-        longest = max(int(part.lengths_bp.max()) for part in (data.train, data.valid, data.test) if part is not None)
-        max_bp = longest
+    weighs_positions = run.task.pooling == "none"
+    if weighs_positions and table.padding != "none" and not table.pad_to_max:
+        raise ConfigError("data.pad_to_max: pooling none weighs positions apart, so all rows need one length; set it")
+    if max_bp is None and (weighs_positions or (table.padding != "none" and table.pad_to_max)):
+        max_bp = max(int(part.lengths_bp.max()) for part in (data.train, data.valid, data.test) if part is not None)
     return TokenRule(max_bp, table.padding, fixed=table.padding != "none" and table.pad_to_max)
 
 

@@ -88,7 +88,9 @@ class Runs(NamedTuple):
         """Neighbours with at most that many bases between them made one, touching ones always."""
         first = np.flatnonzero(np.append(True, self.start[1:] - self.end[:-1] > max_gap_bp))
         last = np.append(first[1:], len(self.start)) - 1
-        return Runs(self.start[first], self.end[last], np.add.reduceat(self.bases, first), np.add.reduceat(self.total, first))
+        return Runs(
+            self.start[first], self.end[last], np.add.reduceat(self.bases, first), np.add.reduceat(self.total, first)
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +115,9 @@ class Calls:
         for first in range(0, len(self), WRITTEN_AT_ONCE):
             rows = slice(first, first + WRITTEN_AT_ONCE)
             columns = (self.contig, self.start, self.end, self.element, self.probability)
-            for contig, start, end, element, probability in zip(*(column[rows].tolist() for column in columns), strict=True):
+            for contig, start, end, element, probability in zip(
+                *(column[rows].tolist() for column in columns), strict=True
+            ):
                 yield Call(contigs[contig], start, end, elements[element], strands[element], probability)
 
     @classmethod
