@@ -113,6 +113,17 @@ def test_labels_equal_those_of_a_loop_over_random_spans():
         assert (pickle.loads(pickle.dumps(found)).labels(0, 0, 99) == found.labels(0, 0, 99)).all()
 
 
+def test_a_stretch_shares_a_base_with_an_element_where_a_label_says_so():
+    rng = np.random.default_rng(2)
+    start = np.sort(rng.choice(500, 12, replace=False)).astype(np.int64)
+    annotation = Annotation(["CDS"], [(np.zeros(12, np.int64), start, start + rng.integers(1, 15, 12))])
+    begin = np.arange(0, 520, 3)
+    for size in (1, 4, 30):
+        expected = [annotation.labels(0, at, at + size).any() for at in begin.tolist()]
+        assert annotation.is_in(0, 0, begin, begin + size).tolist() == expected
+    assert not annotation.is_in(0, 1, begin, begin + 30).any()
+
+
 def test_elements_have_a_counterpart_on_the_other_strand():
     assert opposite_elements(["CDS+", "gene", "CDS-"]) == (2, 1, 0)
     assert Element.parse("gene[gene_biotype=lncRNA]-").opposite == "gene[gene_biotype=lncRNA]+"

@@ -16,6 +16,7 @@ from chargaff.hub.load import create
 from chargaff.tasks.protocol import LossOut
 from chargaff.tasks.segmentation import SegmentationTask, element_logits
 from chargaff.train.heads import attach_head
+from chargaff.train.module import split_rows
 
 ELEMENTS, OPPOSITE = ("gene+", "gene-", "repeat"), (1, 0, 2)
 TINY = {"d_model": 16, "n_layer": 2, "vocab_size": 12}
@@ -52,6 +53,17 @@ def test_cross_entropy_and_focal_loss_are_their_formulas(model):
     assert plain.count == counts.sum()
     focal = task_of(model, gamma=2.0).loss(model, batch)
     assert focal.loss.item() == pytest.approx((-((1 - log_p.exp()) ** 2) * log_p).mean().item(), rel=1e-4)
+
+
+def test_rows_count_as_much_as_they_weigh(model):
+    batch = batch_of(model)
+    task = task_of(model)
+    each = [task.loss(model, part).loss.item() for part in split_rows(batch, 1)]
+    batch.weight = torch.tensor([2.0, 0.5, 0.5])
+    found = task.loss(model, batch)
+    assert found.loss.item() == pytest.approx(np.mean([2 * each[0], each[1] / 2, each[2] / 2]), rel=1e-5)
+    assert found.count == batch.target.numel()
+    assert [part.weight.tolist() for part in split_rows(batch, 2)] == [[2.0, 0.5], [0.5]]
 
 
 def test_positive_weights_weigh_the_inside_and_leave_probabilities_as_they_are(model):

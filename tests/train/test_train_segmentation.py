@@ -99,6 +99,26 @@ def test_test_regions_are_seen_by_no_other_split(folder):
     assert not places["train"] & places["valid"]
 
 
+def test_windows_without_what_is_in_focus_are_few_and_weigh_more(folder):
+    """The weighted windows stand for all windows: their mean is that of all."""
+    words = ['data.focus=["CDS+"]', "data.length_bp=50"]
+    every = open_segmenting(load_finetune_run("run.toml", words[1:])).train[0]
+    truth = np.array([(example.target[:, 0] == 1).any() for example in every.__getitems__(range(len(every)))])
+    for background in (0.25, 1.0):
+        found = open_segmenting(load_finetune_run("run.toml", [*words, f"data.background={background}"])).train[0]
+        examples = found.__getitems__(range(len(found)))
+        holds = np.array([(example.target[:, 0] == 1).any() for example in examples])
+        weights = np.array([example.weight for example in examples])
+        assert holds.sum() == truth.sum()
+        assert (~holds).sum() == pytest.approx(background * (~truth).sum(), rel=0.25)
+        assert weights.mean() == pytest.approx(1, rel=1e-5)
+        assert weights[~holds] == pytest.approx(weights[holds][0] / background, rel=1e-5)
+        assert weights[holds].sum() / weights.sum() == pytest.approx(truth.mean(), rel=0.2)
+    ready = open_segmenting(load_finetune_run("run.toml", words))
+    assert all(example.weight == 1 for example in ready.valid.__getitems__(range(len(ready.valid))))
+    assert main(["finetune", "run.toml", *words, "train.max_steps=4"]) == ExitCode.DONE
+
+
 def test_a_run_can_be_planned_without_training(folder, capsys):
     assert main(["finetune", "run.toml", "--dry-run"]) == ExitCode.DONE
     out = capsys.readouterr().out
@@ -114,6 +134,8 @@ def test_a_run_can_be_planned_without_training(folder, capsys):
         (["data.valid_contigs=[]"], "give valid_contigs or valid_fraction"),
         (["data.annotation=none.gff3"], "none.gff3"),
         (["task.gamma=-1"], "task.gamma"),
+        (['data.focus=["tRNA"]'], "focus: 'tRNA' is none of the elements"),
+        (['data.focus=["CDS+"]', "data.background=0"], "data.background"),
         (["data.length_bp=100000"], "no window of 100,000 bp"),
     ],
 )

@@ -111,6 +111,11 @@ class Annotation:
                 found[max(begin - start, 0) : stop - start, number] = 1
         return found
 
+    def is_in(self, element: int, contig: int, start: Ints, end: Ints) -> NDArray[np.bool_]:
+        """[n] whether stretches of a contig share a base with the element."""
+        starts, ends = self.spans(element, contig)
+        return np.searchsorted(starts, end, side="left") > np.searchsorted(ends, start, side="right")
+
     def covered_bp(self) -> Ints:
         """[elements] bases of each."""
         return np.array([int((ends - starts).sum()) for _, starts, ends in self._spans], np.int64)

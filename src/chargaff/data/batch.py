@@ -29,6 +29,8 @@ class Example:
     """int class, float value, float array [outputs], int array [L], or None."""
     interval: Interval | None = None
     id: str = ""
+    weight: float = 1.0
+    """In the training loss of tasks that know weights."""
 
 
 class Source(Protocol):
@@ -49,6 +51,8 @@ class Batch:
     target: Tensor | None
     index: Tensor
     """[B] int64 row in the source, so that results can be written in source order."""
+    weight: Tensor | None = None
+    """[B] of each example in the loss; None: all alike."""
 
     def to(self, device: torch.device | str) -> Batch:
         def move(tensor: Tensor | None) -> Tensor | None:
@@ -60,4 +64,5 @@ class Batch:
             mask=move(self.mask),
             target=move(self.target),
             index=self.index.to(device, non_blocking=True),
+            weight=move(self.weight),
         )

@@ -66,6 +66,7 @@ class Collate:
             mask,
             _targets([item.target for item in examples], tokens.shape[1], side),
             torch.from_numpy(index.astype(np.int64)),
+            torch.tensor([item.weight for item in examples]) if any(item.weight != 1 for item in examples) else None,
         )
 
     def _encode(self, views: list[NDArray[np.uint8]]) -> list[NDArray[Any]]:

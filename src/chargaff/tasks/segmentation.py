@@ -102,6 +102,8 @@ class SegmentationTask:
         if self.objective == "focal":
             each = (1 - torch.exp(-each)) ** self.gamma * each
         each = each * torch.where(truth > 0, weight, 1.0)
+        if batch.weight is not None:
+            each = each * batch.weight[:, None, None]
         count = self.count(batch)
         return LossOut((each * counts).sum() / count.clamp_min(1), count, None if model.training else logits)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -195,7 +194,5 @@ def split_rows(batch: Batch, rows: int) -> list[Batch]:
 
         tokens = cut(batch.tokens)
         assert tokens is not None
-        pieces.append(
-            replace(batch, tokens=tokens, mask=cut(batch.mask), target=cut(batch.target), index=batch.index[begin:end])
-        )
+        pieces.append(Batch(tokens, cut(batch.mask), cut(batch.target), batch.index[begin:end], cut(batch.weight)))
     return pieces

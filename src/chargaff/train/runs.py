@@ -212,9 +212,16 @@ class AnnotationTable(Table):
     """Rows of that list to use."""
     max_unknown_fraction: Fraction | None = None
     """Drop windows in which a larger share is none of A, C, G, T."""
+    focus: Names = ()
+    """Elements that are rare: of the training windows without any of them only a share `background` is read. These
+    weigh so much more in the loss, so that probabilities stay what they were."""
+    background: Annotated[float, Field(gt=0, le=1)] = 0.1
 
     @model_validator(mode="after")
     def _check(self) -> AnnotationTable:
+        unknown = [name for name in self.focus if name not in self.elements]
+        if unknown:
+            raise ValueError(f"focus: {unknown[0]!r} is none of the elements")
         if not (self.valid_contigs or self.valid_fraction):
             raise ValueError("give valid_contigs or valid_fraction: the best weights are chosen on these windows")
         if self.test_contigs and self.test_regions:

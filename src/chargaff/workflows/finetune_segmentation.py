@@ -9,8 +9,8 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from chargaff.data.annotated import AnnotatedWindows
-from chargaff.data.annotation import opposite_elements, read_annotation
+from chargaff.data.annotated import AnnotatedWindows, focused
+from chargaff.data.annotation import Annotation, opposite_elements, read_annotation
 from chargaff.data.loader import Collate, EvalSteps, TokenRule, make_loader
 from chargaff.data.sources import GenomeWindows, Partition, open_windows
 from chargaff.errors import ConfigError
@@ -87,7 +87,7 @@ def open_segmenting(run: SegmentationRun) -> Segmenting:
     opposite_elements(data.elements)
     annotation = read_annotation(data.annotation, data.elements, Genome(data.fasta))
     lengths = [stage.length_bp or data.length_bp for stage in stages_of(run.train)]
-    train = {length: AnnotatedWindows(_windows(data, length, "train"), annotation) for length in set(lengths)}
+    train = {length: _training_windows(data, length, annotation) for length in set(lengths)}
     length = data.test_length_bp or data.length_bp
     valid = AnnotatedWindows(_windows(data, length, "valid"), annotation)
     has_test = bool(data.test_contigs or data.test_regions)
@@ -96,6 +96,13 @@ def open_segmenting(run: SegmentationRun) -> Segmenting:
     ready = Segmenting(run, tuple(train[length] for length in lengths), valid, test, model)
     make_task(ready, model)
     return ready
+
+
+def _training_windows(data: AnnotationTable, length_bp: int, annotation: Annotation) -> AnnotatedWindows:
+    windows = _windows(data, length_bp, "train")
+    if not data.focus:
+        return AnnotatedWindows(windows, annotation)
+    return focused(windows, annotation, data.focus, data.background)
 
 
 def _windows(data: AnnotationTable, length_bp: int, split: Literal["train", "valid", "test"]) -> GenomeWindows:
