@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,16 @@ def write_atomically(destination: str | os.PathLike[str], content: bytes | memor
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def publish_lines(destination: str | os.PathLike[str], lines: Iterable[str], *, overwrite: bool = False) -> None:
+    """Write a text file as its lines arrive; see `publish`.
+
+    Args:
+        lines: each with its line end.
+    """
+    with publish(destination, overwrite=overwrite) as path, path.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
 
 
 def write_manifest(folder: str | os.PathLike[str], name: str, content: Mapping[str, Any]) -> None:

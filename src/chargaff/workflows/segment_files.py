@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from chargaff.data.annotation import Element
 from chargaff.errors import ConfigError
-from chargaff.io.atomic import publish
+from chargaff.io.atomic import publish_lines
 from chargaff.io.bigwig import write_bigwig
 from chargaff.io.writers import Column, open_writer
 from chargaff.seq.segments import Ints, segments_of
@@ -79,10 +79,11 @@ class Runs(NamedTuple):
     """[n] sum of their probabilities."""
 
     def rows(self, chosen: slice | NDArray[np.bool_]) -> Runs:
-        return Runs(*(column[chosen] for column in self))
+        return Runs(self.start[chosen], self.end[chosen], self.bases[chosen], self.total[chosen])
 
-    def then(self, others: Runs) -> Runs:
-        return Runs(*map(np.concatenate, zip(self, others, strict=True)))
+    @classmethod
+    def joined(cls, parts: Sequence[Runs]) -> Runs:
+        return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def merged(self, max_gap_bp: int) -> Runs:
         """Neighbours with at most that many bases between them made one, touching ones always."""
@@ -217,34 +218,37 @@ def call_element(
             continue
         sums = np.append(0.0, np.cumsum(exact, dtype=np.float64))
         runs = Runs(start + first, end + first, end - start, sums[end] - sums[start])
-        runs = (runs if unfinished is None else unfinished.then(runs)).merged(options.merge_gap_bp)
+        runs = (runs if unfinished is None else Runs.joined([unfinished, runs])).merged(options.merge_gap_bp)
         keep(runs.rows(slice(-1)))
         unfinished = runs.rows(slice(-1, None))
     if unfinished is not None:
         keep(unfinished)
     contigs = np.repeat([place for place, _ in kept], [len(runs.start) for _, runs in kept]).astype(np.int64)
-    empty = Runs(*(np.zeros(0, kind) for kind in (np.int64, np.int64, np.int64, np.float64)))
-    start, end, bases, total = map(np.concatenate, zip(empty, *(runs for _, runs in kept), strict=True))
-    return Calls(job, contigs, start, end, np.full(len(start), number), total / bases)
+    none = np.zeros(0, np.int64)
+    runs = Runs.joined([Runs(none, none, none, np.zeros(0)), *(part for _, part in kept)])
+    return Calls(job, contigs, runs.start, runs.end, np.full(len(contigs), number), runs.total / runs.bases)
 
 
 def _write_calls(job: SegmentJob, folder: Path, calls: Calls) -> None:
     """BED (0-based) and GFF3 (from 1), ordered by place."""
-    with publish(folder / BED, overwrite=True) as path, path.open("w") as file:
-        for call in calls:
-            score = round(1000 * call.probability)
-            file.write(f"{call.contig}\t{call.start}\t{call.end}\t{call.element}\t{score}\t{call.strand}\n")
+    publish_lines(folder / BED, map(_bed_line, calls), overwrite=True)
+    publish_lines(folder / GFF, _gff_lines(job, calls), overwrite=True)
+
+
+def _bed_line(call: Call) -> str:
+    score = round(1000 * call.probability)
+    return f"{call.contig}\t{call.start}\t{call.end}\t{call.element}\t{score}\t{call.strand}\n"
+
+
+def _gff_lines(job: SegmentJob, calls: Calls) -> Iterator[str]:
+    yield f"##gff-version 3\n# model: {job.model.spec.name}\n"
+    yield from (f"##sequence-region {name} 1 {size}\n" for name, size in job.genome.lengths.items() if size)
     kinds = {element: Element.parse(element).type for element in job.elements}
     names = {element: quote(element, safe="+-_. []") for element in job.elements}
-    with publish(folder / GFF, overwrite=True) as path, path.open("w") as file:
-        file.write(f"##gff-version 3\n# model: {job.model.spec.name}\n")
-        file.writelines(f"##sequence-region {name} 1 {size}\n" for name, size in job.genome.lengths.items() if size)
-        for number, call in enumerate(calls, 1):
-            place, score = f"{call.start + 1}\t{call.end}", f"{call.probability:.4f}"
-            attributes = f"ID=call{number};Name={names[call.element]}"
-            file.write(
-                f"{call.contig}\tchargaff\t{kinds[call.element]}\t{place}\t{score}\t{call.strand}\t.\t{attributes}\n"
-            )
+    for number, call in enumerate(calls, 1):
+        source = f"{call.contig}\tchargaff\t{kinds[call.element]}\t{call.start + 1}\t{call.end}"
+        score = f"{call.probability:.4f}\t{call.strand}\t."
+        yield f"{source}\t{score}\tID=call{number};Name={names[call.element]}\n"
 
 
 class _Sums(NamedTuple):
