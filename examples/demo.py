@@ -150,7 +150,7 @@ def embed(demo: Demo) -> None:
     from chargaff.workflows.embedding_map import compare_labels
 
     output = demo.out / "contigs.parquet"
-    chargaff("embed", demo.contigs(), "-o", output)
+    chargaff("embed", demo.contigs(), "-o", output, "--dtype", "bfloat16")
     table = read_table(output)
     demo.species = [name.rpartition("_")[0].replace("_", " ") for name in table["id"].to_pylist()]
     vectors = {
