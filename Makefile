@@ -1,4 +1,4 @@
-# make demo       embed, fine-tune, predict and report on real DNA (about 4 minutes on 2 cores)
+# make demo       embed, fine-tune, predict, report and annotate on real DNA (about 4 minutes on 2 cores)
 # make test       lint, types, tests, goldens
 # make test-slow  the tests marked slow
 # make test-gpu   the tests marked gpu with an interpreter of yours: make test-gpu PYTHON=/path/to/python
