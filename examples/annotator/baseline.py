@@ -27,10 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tally import best_step, count_answers, open_run, rounded
+from tally import count_answers, open_run, rounded
 
 from chargaff.data.annotated import AnnotatedWindows
 from chargaff.seq.alphabet import BASE_CODE, reverse_complement, translate
+from chargaff.tasks.segmentation import best_step
 from chargaff.workflows.finetune_segmentation import Segmenting
 
 K = 6

@@ -106,7 +106,8 @@ def _held_out(record: dict[str, Any]) -> str:
     ]
     text = f"""\
 Per base and strand, on {record["test_bases"]:,} bases that no training has seen: Matthews correlation at probability
-0.5, area under precision and recall, and MCC at the threshold that was best on the validation windows (in brackets).
+0.5, area under precision and recall, and MCC at the threshold that was best on the validation windows (in brackets);
+these thresholds come with the model, and `chargaff segment` calls at them unless told otherwise.
 The baseline is a logistic regression for each element on how often each 3- to 6-mer stands in a window around the base,
 with the same labels and split. Its window, penalty and threshold were chosen on the validation windows, too; windows:
 {windows}.
@@ -168,7 +169,7 @@ def _region(record: dict[str, Any]) -> str:
     if found is None:
         return ""
     shown = ", ".join(f"`{name}` {row['mcc']:.3f}" for name, row in found["test"].items())
-    return f"MCC on the record {found['record']} of `examples/data/{found['fasta']}`, at probability 0.5: {shown}."
+    return f"MCC on the record {found['record']} of `examples/data/{found['fasta']}`, at the thresholds: {shown}."
 
 
 def _held_out_list(record: dict[str, Any]) -> str:

@@ -73,11 +73,11 @@ def main() -> None:
     folder = BUNDLED / options.name
     run = read_run(options.run)
     run.require_finished()
-    model = named(load(options.run / "model", device="cpu"), options.name)
+    held_out = json.loads(options.held_out.read_text())
+    model = named(load(options.run / "model", device="cpu"), options.name, held_out["thresholds"])
     save(model, folder, overwrite=True)
     if (folder / "model.safetensors").stat().st_size > MOST_BYTES:
         sys.exit(f"{folder / 'model.safetensors'}: over {MOST_BYTES:,} bytes")
-    held_out = json.loads(options.held_out.read_text())
     references = [json.loads(path.read_text()) for path in options.references]
     record = training_record(options.name, run, model, held_out, references, options.hardware)
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -89,10 +89,11 @@ def main() -> None:
     print(text)
 
 
-def named(model: Model, name: str) -> Model:
-    """The model as the catalogue calls it; where it was trained does not matter to others."""
+def named(model: Model, name: str, thresholds: Mapping[str, float]) -> Model:
+    """The model as the catalogue calls it, with the thresholds that were best where `chargaff segment` read the
+    validation windows; where it was trained does not matter to others."""
     notes = {key: value for key, value in model.spec.notes.items() if key != "copy_of"}
-    model.spec = replace(model.spec, name=name, notes=notes)
+    model.spec = replace(model.spec, name=name, notes=notes, thresholds=dict(thresholds))
     return model
 
 
@@ -180,7 +181,7 @@ def thinned(values: list[float]) -> list[float]:
 
 
 def region(model: Model, about: Annotator) -> dict[str, Any]:
-    """Scores on the held-out place that is in the repository: quick to compute again."""
+    """Scores, at the model's thresholds, on the held-out place that is in the repository: quick to compute again."""
     fasta, genes = (EXAMPLES / "data" / name for name in about.region)
     job = plan_segmenting(model, fasta, SegmentOptions())
     annotation, counts = read_annotation(genes, model.spec.labels, job.genome), 0
@@ -188,7 +189,7 @@ def region(model: Model, about: Annotator) -> dict[str, Any]:
         for piece, values in zip(part, compute_part(job, part), strict=True):
             truth = annotation.labels(job.genome.contig_id(piece.place.contig), piece.start, piece.end)
             counts = counts + histogram(values.T, truth)
-    scores = Tally(model.spec.labels, counts[None], ("",)).scores()
+    scores = Tally(model.spec.labels, counts[None], ("",)).scores(model.spec.thresholds)
     return {"fasta": fasta.name, "annotation": genes.name, "record": job.genome.contigs[0], "test": rounded(scores)}
 
 

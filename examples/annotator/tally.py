@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from chargaff.data.annotated import AnnotatedWindows
 from chargaff.data.batch import NOT_LABELLED
-from chargaff.tasks.segmentation import BINS, count_scores
+from chargaff.tasks.segmentation import BINS, best_step, count_scores
 from chargaff.train.runs import load_finetune_run
 from chargaff.workflows.finetune_segmentation import SegmentationRun, Segmenting, open_segmenting
 
@@ -93,15 +93,6 @@ def histogram(probability: NDArray[np.float32], target: NDArray[np.uint8]) -> ND
     step = (probability * np.float32(BINS)).astype(np.int64).clip(0, BINS - 1)
     cell = step + BINS * (target == 1) + 2 * BINS * np.arange(target.shape[1])
     return np.bincount(cell.ravel(), minlength=2 * BINS * target.shape[1]).reshape(-1, 2, BINS)
-
-
-def best_step(inside: NDArray[np.int64], outside: NDArray[np.int64]) -> tuple[int, float]:
-    """(step, MCC): from which calling gives the highest MCC; the middle if all are 0."""
-    right, wrong = (np.cumsum(counts[::-1])[::-1].astype(np.float64) for counts in (inside, outside))
-    missed, quiet = right[0] - right, wrong[0] - wrong
-    product = (right + wrong) * (right + missed) * (quiet + wrong) * (quiet + missed)
-    mcc = np.divide(right * quiet - wrong * missed, np.sqrt(product), out=np.zeros_like(right), where=product > 0)
-    return (int(mcc.argmax()), float(mcc.max())) if mcc.any() else (len(inside) // 2, 0.0)
 
 
 def differences(

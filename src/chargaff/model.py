@@ -30,6 +30,8 @@ class ModelSpec:
     """Of "sequence" and "token" heads: num_outputs, pooling, bias, problem."""
     labels: tuple[str, ...] = ()
     """Names of the head's outputs (classes or tracks)."""
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """Output -> probability from which it counts as called; one half for those that are not here."""
     context_bp: int | None = None
     """Length in bases of the training windows; None if unknown."""
     pooling: str = "mean"

@@ -52,6 +52,9 @@ def test_it_loads_without_network_and_is_what_its_row_says(row, model, record):
     assert model.spec.labels == row.labels == tuple(record["elements"])
     assert model.spec.context_bp == row.context_bp
     assert model.spec.licence == row.licence
+    assert {name: round(least, 4) for name, least in model.spec.thresholds.items()} == {
+        name: scores["threshold"] for name, scores in record["held_out"].items()
+    }
     assert sum(parameter.numel() for parameter in model.parameters()) == row.params
 
 
@@ -98,6 +101,6 @@ def test_a_held_out_figure_of_the_card_can_be_recomputed(model, record):
     truth = annotation.labels(0, 0, job.genome.lengths[found["record"]]).T
     assert values.shape == truth.shape
     for number, name in enumerate(model.spec.labels):
-        mcc = matthews_corrcoef(truth[number], values[number] >= 0.5)
+        mcc = matthews_corrcoef(truth[number], values[number] >= model.spec.thresholds[name])
         assert mcc == pytest.approx(found["test"][name]["mcc"], abs=2e-3), name
     assert found["record"] in (REPOSITORY / "docs" / "models" / f"{model.spec.name}.md").read_text()

@@ -80,6 +80,7 @@ def test_facts_return(tmp_path):
     model = create("caduceus", TINY, head="sequence", num_outputs=2, name="mine")
     facts = {
         "labels": ("no", "yes"),
+        "thresholds": {"yes": 0.3},
         "context_bp": 77,
         "licence": "MIT",
         "paper": "doi:1",
@@ -192,6 +193,8 @@ def test_altered_weights_are_noticed(saved):
         ({"config": {"d_modell": 3}}, "did you mean 'd_model'"),
         ({"family": "other"}, "expected one of .*got 'other'"),
         ({"labels": None}, "incomplete or altered"),
+        ({"thresholds": [0.5]}, "incomplete or altered"),
+        ({"thresholds": {"yes": "often"}}, "incomplete or altered"),
         ({"tokenizer": {"class": "BpeTokenizer"}}, "the tokenizer is not the family's CharTokenizer"),
         ({"tokenizer": {"class": "CharTokenizer", "colour": 1}}, "tokenizer: .*colour"),
         ({"head": "sequence", "head_options": {"num_outputs": 2}}, r"1 unexpected|missing"),
@@ -210,6 +213,13 @@ def test_incomplete_description_is_refused(saved):
     (saved / "model.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=r"incomplete or altered \(KeyError\('strands'\)\)"):
         load(saved)
+
+
+def test_a_description_without_thresholds_is_read(saved):
+    content = json.loads((saved / "model.json").read_text())
+    del content["thresholds"]
+    (saved / "model.json").write_text(json.dumps(content))
+    assert load(saved).spec.thresholds == {}
 
 
 def test_config_of_a_saved_model_can_be_overridden(saved):

@@ -100,7 +100,7 @@ def test_empty_records_and_repeated_names_are_errors_unless_allowed(tmp_path):
         (b"\x00\x01\x02\x03", r"x\.fa:1: expected a header line"),
         (b">\nACGT\n", r"x\.fa:1: the header has no name"),
         (b"> a\nACGT\n", r"x\.fa:1: the header has no name; write it directly behind '>'"),
-        (b">a\nAC\n>b\n", r"x\.fa:3: record 'b' has no sequence"),
+        (b">a\nAC\n>b\n", r"x\.fa:3: record 'b' has no sequence; remove it"),
         (b">a\nAC\n>b\nC\n>a\nC\n", r"x\.fa:5: record name 'a' was already used at line 1"),
         (b">a\nAC\nAC>GT\n", r"x\.fa:3: '>' is no sequence letter"),
         (b">a\nAC\nAC1\n", r"x\.fa:3: '1' is no sequence letter"),

@@ -61,6 +61,16 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def mcc_from(rows, least):
+    """Of calling the bases with at least this probability, in steps of 1/1024."""
+    called = [row["probability"] >= least for row in rows]
+    cells = [sum(row[side] for row, on in zip(rows, called, strict=True) if on is is_on)
+             for side in ("inside", "outside") for is_on in (True, False)]  # fmt: skip
+    right, missed, wrong, quiet = cells
+    product = (right + wrong) * (right + missed) * (quiet + wrong) * (quiet + missed)
+    return (right * quiet - wrong * missed) / product**0.5 if product else 0.0
+
+
 def test_a_run_learns_judges_each_element_and_leaves_a_model(folder, capsys):
     assert main(["finetune", "run.toml"]) == ExitCode.DONE
     out = capsys.readouterr().out
@@ -77,6 +87,11 @@ def test_a_run_learns_judges_each_element_and_leaves_a_model(folder, capsys):
     model = load(folder / "run" / "model", device="cpu")
     assert model.spec.head == "token"
     assert model.spec.labels == ("CDS+", "CDS-")
+    counts = read_table(folder / "run" / "counts.parquet").to_pylist()
+    for name, least in model.spec.thresholds.items():
+        of = [row for row in counts if (row["split"], row["element"]) == ("valid", name)]
+        assert mcc_from(of, least) == max(mcc_from(of, row["probability"]) for row in of)
+    assert set(model.spec.thresholds) == {"CDS+", "CDS-"}
     tokens = torch.randint(7, 11, (1, 50), dtype=torch.uint8)
     other = model(model.reverse_complement(tokens)).logits.flip(1)[..., [1, 0]]
     assert torch.allclose(model(tokens).logits, other, atol=1e-5)

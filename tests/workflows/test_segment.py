@@ -23,6 +23,7 @@ from chargaff.hub.load import create, load
 from chargaff.hub.save import save
 from chargaff.io.fasta import Genome
 from chargaff.io.regions import read_bed, read_gff
+from chargaff.model import Model
 from chargaff.seq.interval import Strand
 from chargaff.tasks.segmentation import SegmentationTask
 from chargaff.train.heads import attach_head
@@ -212,6 +213,24 @@ def test_calls_are_those_of_whole_stretches_however_they_arrive(model, fasta, ga
     np.testing.assert_allclose(calls.probability, [call[5] for call in expected], rtol=1e-6)
 
 
+def test_thresholds_come_with_the_model_unless_others_are_asked_for(model, fasta, tmp_path):
+    own = replace(model.spec, thresholds={"CDS+": 0.375, "CDS-": 0.625})
+    job = plan_segmenting(Model(own, model.backbone, model.head, model.tokenizer), fasta)
+    found = np.stack([values for places in probabilities(job).values() for values in places.values()])
+    asked = {
+        "plain": (CallOptions(), [0.375, 0.625]),
+        "common": (CallOptions(0.5), [0.5, 0.5]),
+        "single": (CallOptions(thresholds={"CDS+": 0.25}), [0.25, 0.625]),
+        "both": (CallOptions(0.5, {"CDS+": 0.25}), [0.25, 0.5]),
+    }
+    for name, (options, expected) in asked.items():
+        said = segment_to_folder(job, tmp_path / name, options)["calling"]["thresholds"]
+        assert said == dict(zip(ELEMENTS, [*expected, 0.5], strict=True))
+        rows = pq.read_table(tmp_path / name / "summary.parquet").to_pylist()
+        above = [sum(row["above_bp"] for row in rows if row["element"] == element) for element in ELEMENTS]
+        np.testing.assert_allclose(above, (found >= list(said.values())).sum(0), atol=3)  # as float16 they are rounded
+
+
 def test_a_model_that_calls_nothing_writes_empty_files(model, fasta, tmp_path):
     record = segment_to_folder(plan_segmenting(model, fasta), tmp_path / "out", CallOptions(min_length_bp=5000))
     assert set(record["calls"].values()) == {0}
@@ -269,14 +288,17 @@ def test_the_command_writes_a_folder_and_refuses_to_replace_it(saved, fasta, tmp
     assert main(words) == ExitCode.USER_ERROR
     assert "--overwrite" in capsys.readouterr().err
     assert main([*words, "--overwrite"]) == ExitCode.DONE
-    assert json.loads((tmp_path / "out" / "segment.json").read_text())["calling"]["thresholds"] == {"CDS+": 0.6}
+    assert json.loads((tmp_path / "out" / "segment.json").read_text())["calling"]["thresholds"] == {
+        "CDS+": 0.6, "CDS-": 0.4, ELEMENTS[2]: 0.4,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--threshold", "1.5"], "at most 1, got 1.5"),
-        (["--threshold", "0"], "more than 0"),
+        (["--threshold", "0"], "threshold: expected more than 0"),
+        (["--threshold", "CDS+=2"], "threshold of CDS+: expected more than 0"),
         (["--threshold", "x"], "expected a number or ELEMENT=NUMBER"),
         (["--threshold", "exon=0.3"], "threshold of exon: the model knows CDS+"),
         (["--overlap-bp", "200"], "overlap-bp"),

@@ -29,7 +29,7 @@ def run(
     window_bp: int | None = None,
     overlap_bp: int | None = None,
     min_unknown_bp: int = 100,
-    threshold: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = ("0.5",),
+    threshold: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
     min_length_bp: int = 1,
     merge_gap_bp: int = 0,
     annotation: Path | None = None,
@@ -60,7 +60,8 @@ def run(
         window_bp: bases read at once. [default: the checkpoint's context]
         overlap_bp: bases that neighbouring windows share. [default: a quarter of a window's answers]
         min_unknown_bp: stretches without A, C, G, T of at least this length get no answer.
-        threshold: least probability of a called base: a number, and ELEMENT=NUMBER ... for single elements.
+        threshold: least probability of a called base: a number, and ELEMENT=NUMBER ... for single elements; left out,
+            the thresholds that came with the model, or 0.5.
         min_length_bp: drop shorter calls.
         merge_gap_bp: join calls with at most this many bases between them.
         annotation: GFF3, GTF or BED of what is known, to be shown beside the answers.
@@ -107,9 +108,10 @@ def run(
     _LOG.info("wrote %s", output)
 
 
-def _thresholds(words: tuple[str, ...]) -> tuple[float, dict[str, float]]:
-    """(for all elements, for single ones)"""
-    common, own = 0.5, dict[str, float]()
+def _thresholds(words: tuple[str, ...]) -> tuple[float | None, dict[str, float]]:
+    """(for all elements or None, for single ones)"""
+    common: float | None = None
+    own: dict[str, float] = {}
     for word in words:
         name, equals, value = word.rpartition("=")
         try:

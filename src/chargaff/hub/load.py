@@ -200,7 +200,7 @@ def _from_state(
         given = {**options_from(kind, family, spec.config, backbone, state), **spec.head_options}
         head, options = build_head(family, kind, spec.config, backbone, given if kind not in ("lm", "none") else {})
     model = Model(
-        replace(spec, head=kind, head_options=options, labels=spec.labels if kind == stored else ()),
+        replace(spec, head=kind, head_options=options),
         backbone,
         head,
         tokenizer or family.tokenizer(spec.config),
@@ -208,6 +208,7 @@ def _from_state(
     if kind == stored:
         state = without_other_heads(state, kind, family, spec.config, backbone, held)
     else:
+        model.spec = replace(model.spec, labels=(), thresholds={})
         kept = set() if head is None else {f"head.{name}" for name in head.state_dict()}
         state = {name: tensor for name, tensor in state.items() if not name.startswith("head.") or name in kept}
         if kind in family.fresh_heads and kind not in held:

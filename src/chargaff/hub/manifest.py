@@ -33,6 +33,7 @@ def describe_model(model: Model, sums: Mapping[str, str]) -> dict[str, Any]:
         "config": spec.config.to_json(),
         "head": spec.head,
         "labels": list(spec.labels),
+        "thresholds": dict(spec.thresholds),
         "name": spec.name,
         "parent": spec.parent,
         **{key: _plain(getattr(spec, key)) for key in _PLAIN},
@@ -78,6 +79,7 @@ def parse_spec(path: Path, content: Mapping[str, Any], name: str, overrides: Map
             name=name,
             labels=tuple(content["labels"]),
             parent=content["parent"] or content["name"],
+            thresholds=_numbers(content.get("thresholds", {})),
             **{key: content[key] for key in _PLAIN},
         )
     except (KeyError, TypeError) as error:
@@ -136,6 +138,12 @@ def _stored_text(folder: Path, entry: Any) -> str:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _numbers(value: Any) -> dict[str, float]:
+    if not isinstance(value, Mapping) or not all(isinstance(number, int | float) for number in value.values()):
+        raise TypeError(f"expected names with numbers, found {value!r:.200}")
+    return dict(value)
 
 
 def _plain(value: Any) -> Any:

@@ -263,4 +263,5 @@ class _Builder:
     def _require_bases(self) -> None:
         if self.columns[0][-1] == 0:
             contig = self.contigs[-1]
-            raise InputError(f"{self.name}:{self.header_lines[contig]}: record {contig!r} has no sequence")
+            place = f"{self.name}:{self.header_lines[contig]}"
+            raise InputError(f"{place}: record {contig!r} has no sequence; remove it, or complete the file")

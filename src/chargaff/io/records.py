@@ -67,7 +67,8 @@ def read_records(
                 records = _unique(records, name)
         for record in records:
             if record.sequence.size == 0 and not allow_empty:
-                raise InputError(f"{name}:{record.line}: record {record.id!r} has no sequence")
+                place = f"{name}:{record.line}"
+                raise InputError(f"{place}: record {record.id!r} has no sequence; remove it, or complete the file")
             yield record
 
 

@@ -184,6 +184,11 @@ class SegmentationMetrics:
         found: NDArray[np.int64] = self._counts.numpy()
         return found
 
+    def best_thresholds(self) -> dict[str, float]:
+        """Element -> probability with the highest MCC, a whole step; one half for an element that is nowhere."""
+        counts = zip(self.elements, self.counts(), strict=True)
+        return {name: best_step(inside, outside)[0] / BINS for name, (outside, inside) in counts}
+
     def state(self) -> Any:
         return self._counts, self._loss, self._overlap
 
@@ -219,6 +224,20 @@ def count_scores(inside: NDArray[np.float64], outside: NDArray[np.float64], thre
         "calibration_error": float(gap.sum() / max(everything.sum(), 1)),
         "bases": float(total),
     }
+
+
+def best_step(inside: NDArray[Any], outside: NDArray[Any]) -> tuple[int, float]:
+    """(step, MCC): from which step on calling an element gives the highest MCC; the middle if all are 0.
+
+    Args:
+        inside: [steps] bases inside of the element, by probability or score.
+        outside: [steps] those outside of it.
+    """
+    right, wrong = (np.cumsum(counts[::-1])[::-1].astype(np.float64) for counts in (inside, outside))
+    missed, quiet = right[0] - right, wrong[0] - wrong
+    product = (right + wrong) * (right + missed) * (quiet + wrong) * (quiet + missed)
+    mcc = np.divide(right * quiet - wrong * missed, np.sqrt(product), out=np.zeros_like(right), where=product > 0)
+    return (int(mcc.argmax()), float(mcc.max())) if mcc.any() else (len(inside) // 2, 0.0)
 
 
 def _mean(values: list[float]) -> float:

@@ -35,7 +35,7 @@ def attach_head(model: Model, task: Task, labels: tuple[str, ...] = ()) -> None:
     wanted = task.head(model)
     if wanted is None:
         if labels and labels != model.spec.labels:
-            model.spec = replace(model.spec, labels=labels)
+            model.spec = replace(model.spec, labels=labels, thresholds={})
         return
     kind, options = wanted
     if labels and len(labels) != options.get("num_outputs"):
@@ -50,4 +50,5 @@ def attach_head(model: Model, task: Task, labels: tuple[str, ...] = ()) -> None:
         task.start_head(head)
     model.head = head.to(model.device)
     parent = spec.parent or spec.name
-    model.spec = replace(spec, head=kind, head_options=complete, labels=labels, parent=parent, sha256="")
+    described = replace(spec, head=kind, head_options=complete, labels=labels, thresholds={})
+    model.spec = replace(described, parent=parent, sha256="")

@@ -160,7 +160,8 @@ def train_segmentation(run: SegmentationRun, *, resume: bool = True) -> Finetune
 
     The folder gets `results.parquet` (a row per seed), `elements.parquet` (one per seed, split and element),
     `counts.parquet` (bases inside and outside of each element by step of probability: what its scores and curves are
-    made of), `seed-<k>/` (see `train.fit.fit`) and `model/` (the best seed's best weights).
+    made of), `seed-<k>/` (see `train.fit.fit`) and `model/` (the best seed's best weights, with the thresholds that are
+    best on the validation windows).
 
     Raises:
         TrainingInterrupted: Ctrl-C or SIGTERM; the message holds the command that goes on.
@@ -181,6 +182,8 @@ class _Trial:
     row: dict[str, Any]
     elements: list[dict[str, Any]]
     counts: list[dict[str, Any]]
+    thresholds: dict[str, float]
+    """Best on the validation windows."""
     best: Path
 
 
@@ -205,18 +208,21 @@ def _repeat(ready: Segmenting, seed: int, *, resume: bool) -> _Trial | None:
     row |= {f"valid_{name}": values[at] for name, values in valid.items() if name != "step"}
     best = load(result.best, device=spec.device)
     elements, counts = [], []
+    thresholds: dict[str, float] = {}
     for split, source in (("valid", ready.valid), ("test", ready.test)):
         if source is None:
             continue
         metrics = judge(best, make_task(ready, best, is_segmental=True), source, spec)
-        if split == "test":
+        if split == "valid":
+            thresholds = metrics.best_thresholds()
+        else:
             row |= {f"test_{name}": value for name, value in metrics.compute().items()}
         elements += [
             {"seed": seed, "split": split, "element": name, **scores} for name, scores in metrics.by_element().items()
         ]
         counts += _count_rows(seed, split, metrics)
     log.info("seed %d: %s %.4f", seed, spec.monitor, row.get(f"test_{spec.monitor}", row[f"valid_{spec.monitor}"]))
-    return _Trial(row, elements, counts, result.best)
+    return _Trial(row, elements, counts, thresholds, result.best)
 
 
 def _count_rows(seed: int, split: str, metrics: SegmentationMetrics) -> list[dict[str, Any]]:
@@ -246,7 +252,9 @@ def _conclude(ready: Segmenting, trials: list[_Trial], inputs: list[Path]) -> Fi
     _write_rows(folder / COUNTS, [row for trial in trials for row in trial.counts], metadata)
     sign = 1 if is_rising(spec.monitor, spec.mode) else -1
     best = max(trials, key=lambda trial: sign * cast(float, trial.row[f"valid_{spec.monitor}"]))
-    save(load(best.best, device="cpu"), folder / "model", overwrite=True)
+    model = load(best.best, device="cpu")
+    model.spec = replace(model.spec, thresholds=best.thresholds)
+    save(model, folder / "model", overwrite=True)
     split = "test_" if ready.test is not None else "valid_"
     names = [name for name in rows[0] if name.startswith(split)]
     summary = {name: float(np.mean([row[name] for row in rows])) for name in names}

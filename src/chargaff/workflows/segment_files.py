@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -17,6 +17,7 @@ from chargaff.errors import ConfigError
 from chargaff.io.atomic import publish_lines
 from chargaff.io.bigwig import write_bigwig
 from chargaff.io.writers import Column, open_writer
+from chargaff.model import ModelSpec
 from chargaff.seq.segments import Ints, segments_of
 from chargaff.workflows import genome_job
 from chargaff.workflows.genome_job import Answers, answers_to_folder
@@ -32,8 +33,8 @@ WRITTEN_AT_ONCE = 1 << 16
 class CallOptions:
     """When a stretch of bases is called an element."""
 
-    threshold: float = 0.5
-    """Least probability of a base."""
+    threshold: float | None = None
+    """Least probability of a base; None takes the model's for the element, or one half where it has none."""
     thresholds: Mapping[str, float] | None = None
     """Element -> its own threshold."""
     min_length_bp: int = 1
@@ -44,14 +45,17 @@ class CallOptions:
     """Of the probabilities in bigWig files."""
 
     def __post_init__(self) -> None:
-        for name, value in {"threshold": self.threshold, **(self.thresholds or {})}.items():
-            if not 0 < value <= 1:
-                raise ConfigError(f"threshold of {name}: expected more than 0 and at most 1, got {value}")
+        own = {f"threshold of {name}": value for name, value in (self.thresholds or {}).items()}
+        for what, value in {"threshold": self.threshold, **own}.items():
+            if value is not None and not 0 < value <= 1:
+                raise ConfigError(f"{what}: expected more than 0 and at most 1, got {value}")
         if self.min_length_bp < 1 or self.merge_gap_bp < 0:
             raise ConfigError("min-length-bp: expected at least 1; merge-gap-bp: at least 0")
 
-    def of(self, element: str) -> float:
-        return (self.thresholds or {}).get(element, self.threshold)
+    def of(self, element: str, spec: ModelSpec) -> float:
+        """Least probability of a base of this element."""
+        asked = (self.thresholds or {}).get(element, self.threshold)
+        return spec.thresholds.get(element, 0.5) if asked is None else asked
 
 
 class Call(NamedTuple):
@@ -177,7 +181,7 @@ def segment_to_folder(
             path = folder / TRACKS / f"{file_name(element)}.bw"
             write_bigwig(path, lengths, found.output(number), decimals=options.decimals, overwrite=True)
             parts.append(call_element(job, found, number, options, numbers))
-            sums.append(_sums(found, number, parts[-1], options.of(element), numbers))
+            sums.append(_sums(found, number, parts[-1], options.of(element, job.model.spec), numbers))
         calls = Calls.ordered(parts)
         _write_calls(job, folder, calls)
         _write_summary(job, folder / SUMMARY, sums)
@@ -197,7 +201,7 @@ def call_element(
     job: SegmentJob, found: Answers, number: int, options: CallOptions, numbers: Mapping[str, int]
 ) -> Calls:
     """The calls of one element in the order of the genome; they may cross pieces, not stretches without answer."""
-    threshold = options.of(job.elements[number])
+    threshold = options.of(job.elements[number], job.model.spec)
     kept: list[tuple[int, Runs]] = []
     unfinished: Runs | None = None
     contig, last = "", -1
@@ -295,7 +299,12 @@ def _record(job: SegmentJob, options: CallOptions, calls: Calls) -> dict[str, An
     return {
         **job.provenance(),
         "elements": list(job.elements),
-        "calling": asdict(options) | {"thresholds": dict(options.thresholds or {})},
+        "calling": {
+            "thresholds": {name: options.of(name, job.model.spec) for name in job.elements},
+            "min_length_bp": options.min_length_bp,
+            "merge_gap_bp": options.merge_gap_bp,
+            "decimals": options.decimals,
+        },
         "asked_bp": job.asked_bp,
         "answered_bp": job.answered_bp,
         "unknown": {name: [list(place) for place in places] for name, places in job.unknown.items()},
