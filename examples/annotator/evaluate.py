@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tally import Tally, count_answers, differences, open_run, rounded
+from tally import Tally, count_answers, differences, open_run, rounded, spans_of
 
 from chargaff.data.annotated import AnnotatedWindows
 from chargaff.hub.load import load
@@ -51,6 +51,10 @@ def main() -> None:
     model = load(options.model, device=options.device)
     if model.spec.labels != ready.elements:
         parser.error(f"{options.model} knows {model.spec.labels}, {options.run} asks for {ready.elements}")
+    baseline = Tally.read(options.baseline.with_suffix(".npz")) if options.baseline else None
+    _, start, end = spans_of(ready.test)
+    if baseline is not None and baseline.counts[:, 0].sum() != (end - start).sum():
+        parser.error(f"{options.baseline} was judged on other bases than those of {options.run}; run baseline.py again")
     reading = SegmentOptions(window_bp=options.window_bp, min_unknown_bp=READ_ALL)
     valid, test = (judge(model, source, reading) for source in (ready.valid, ready.test))
     test.save(options.output.with_suffix(".npz"))
@@ -65,9 +69,9 @@ def main() -> None:
         "test_at_thresholds": rounded(test.scores(thresholds)),
         "valid_at_thresholds": rounded(valid.scores(thresholds)),
     }
-    if options.baseline:
+    if baseline is not None:
         record["baseline"] = json.loads(options.baseline.read_text())
-        record |= beside(test, Tally.read(options.baseline.with_suffix(".npz")), thresholds)
+        record |= beside(test, baseline, thresholds)
     record["seconds"] = round(time.monotonic() - began, 1)
     options.output.write_text(json.dumps(record, indent=1) + "\n")
     print_table(record)

@@ -70,8 +70,8 @@ def open_run(path: Path) -> Segmenting:
 def count_answers(source: AnnotatedWindows, answers: Iterable[tuple[Sequence[int], NDArray[np.float32]]]) -> Tally:
     """Counts of a source's windows, from (rows, probabilities [rows, window_bp, elements]) in any order."""
     elements, names = source.annotation.elements, source.windows.genome.contigs
-    contig, start = source.windows.places(np.arange(len(source)))
-    last = np.minimum(start + source.windows.window_bp, source.windows.genome.lengths_bp[contig]) - 1
+    contig, start, end = spans_of(source)
+    last = end - 1
     spans = zip(contig.tolist(), (start // BLOCK_BP).tolist(), (last // BLOCK_BP).tolist(), strict=True)
     keys = sorted({(number, block) for number, low, high in spans for block in range(low, high + 1)})
     blocks = {key: row for row, key in enumerate(keys)}
@@ -86,6 +86,12 @@ def count_answers(source: AnnotatedWindows, answers: Iterable[tuple[Sequence[int
             for here, answer, truth in zip(*parts, strict=True):
                 counts[blocks[int(contig[row]), int(here[0]) // BLOCK_BP]] += histogram(answer, truth)
     return Tally(elements, counts, tuple(f"{names[c]}:{number}" for c, number in blocks))
+
+
+def spans_of(source: AnnotatedWindows) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Number of the contig, start and end of each window, without what is past the contig."""
+    contig, start = source.windows.places(np.arange(len(source)))
+    return contig, start, np.minimum(start + source.windows.window_bp, source.windows.genome.lengths_bp[contig])
 
 
 def histogram(probability: NDArray[np.float32], target: NDArray[np.uint8]) -> NDArray[np.int64]:

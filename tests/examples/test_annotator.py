@@ -15,7 +15,8 @@ from chargaff.seq.alphabet import BASE_CODE, reverse_complement, translate
 from chargaff.tasks.protocol import LossOut
 from chargaff.tasks.segmentation import BINS, SegmentationMetrics
 from chargaff.train.runs import load_finetune_run
-from examples.annotator import baseline, ship, spliceai, tally
+from chargaff.workflows.finetune_segmentation import train_segmentation
+from examples.annotator import baseline, evaluate, ship, spliceai, tally
 from examples.annotator.cards import ANNOTATORS, card
 from examples.annotator.references import sites, stretches
 
@@ -175,6 +176,28 @@ def test_the_baseline_finds_what_content_tells(run_file, tmp_path, monkeypatch):
     )
     baseline.main()
     assert json.loads((tmp_path / "b.json").read_text())["test"] == record["test"]
+
+
+def test_a_model_is_judged_beside_a_baseline_of_the_same_bases_only(run_file, tmp_path, monkeypatch, capsys):
+    run = load_finetune_run(run_file, [f"out.folder={tmp_path / 'run'}", "train.batch=4"])
+    train_segmentation(run)
+    monkeypatch.setattr(baseline, "WINDOWS_BP", (8,))
+    known, out = tmp_path / "baseline.json", tmp_path / "out.json"
+    monkeypatch.setattr("sys.argv", ["baseline.py", str(run_file), "-o", str(known)])
+    baseline.main()
+    words = ["evaluate.py", str(tmp_path / "run" / "model"), str(run_file), "--baseline", str(known), "-o", str(out)]
+    monkeypatch.setattr("sys.argv", words)
+    evaluate.main()
+    record = json.loads(out.read_text())
+    apart = record["model_minus_baseline_at_thresholds"]["gene+"]["mcc"]
+    expected = record["test_at_thresholds"]["gene+"]["mcc"] - record["baseline"]["test"]["gene+"]["mcc"]
+    assert apart["difference"] == pytest.approx(expected, abs=2e-4)
+    longer = tmp_path / "longer.toml"
+    longer.write_text(run_file.read_text().replace("length_bp = 100", "length_bp = 700"))
+    monkeypatch.setattr("sys.argv", [*words[:2], str(longer), *words[3:]])
+    with pytest.raises(SystemExit):
+        evaluate.main()
+    assert "judged on other bases" in capsys.readouterr().err
 
 
 def test_splice_sites_move_from_the_exon_to_the_intron():
