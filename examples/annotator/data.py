@@ -10,7 +10,7 @@ From Debian packages and one PyPI package (see `examples/make_demo_data.py`), ea
   human.fa, human.gtf      GRCh37 chromosome 20, GENCODE exons
   human_test.bed           20:1-11 Mb
 
-`examples/annotator/fungus.toml` and `human.toml` read these files.
+`examples/annotator/fungus.toml` and `human.toml`, `human_sites.toml` read these files.
 """
 
 from __future__ import annotations

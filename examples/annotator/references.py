@@ -12,7 +12,8 @@ spliceai   the five networks of the PyPI package `spliceai` 1.3.1 (GPLv3, weight
            human chromosomes 2, 4, 6, 8, 10 to 22, X and Y: chromosome 20 among them. It reads 5,000 bp on either side.
 
 Written: for each element MCC and F1 (area under precision and recall where there are probabilities) at the bases of the
-run's test windows, or of those within `--places`; with `--model`, also that model's at the same bases.
+run's test windows, or of those within `--places`; with `--model`, also that model's at the same bases, at its
+thresholds.
 """
 
 from __future__ import annotations
@@ -88,8 +89,9 @@ def main() -> None:
     if options.model:
         from chargaff.hub.load import load
 
-        ours = judge(load(options.model), source, SegmentOptions(min_unknown_bp=READ_ALL))
-        record["model"] = {"name": options.model, "test": rounded(ours.scores())}
+        model = load(options.model)
+        ours = judge(model, source, SegmentOptions(min_unknown_bp=READ_ALL))
+        record["model"] = {"name": options.model, "test": rounded(ours.scores(model.spec.thresholds))}
     record |= {"test_bases": int(tally.counts[:, 0].sum()), "seconds": round(time.monotonic() - began, 1)}
     options.output.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record, indent=1))

@@ -112,7 +112,7 @@ def training_record(
     valid = {key: thinned(part.valid[key]) for key in ("step", "mcc", "auprc")}
     return {
         "name": name,
-        "backbone": run.settings["model"]["name"],
+        "backbone": model.spec.parent,
         "elements": list(model.spec.labels),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "megabytes": round((BUNDLED / name / "model.safetensors").stat().st_size / 1e6, 2),

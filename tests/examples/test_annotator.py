@@ -244,6 +244,10 @@ def test_a_graph_of_layers_is_the_network_it_describes():
 def test_the_run_files_hold_out_what_must_be_held_out():
     folder = REPOSITORY / "examples" / "annotator"
     fungus, human = (load_finetune_run(folder / name) for name in ("fungus.toml", "human.toml"))
+    sites = load_finetune_run(folder / "human_sites.toml")
+    assert human.model.name == str(sites.out.folder / "model")
+    for key in ("fasta", "annotation", "elements", "valid_fraction", "test_regions", "exclude", "exclude_species"):
+        assert getattr(sites.data, key) == getattr(human.data, key)
     listed = read_held_out(REPOSITORY / "examples/data/holdout.tsv.gz", [f"chr{n:02}" for n in range(1, 24)])
     assert set(fungus.data.valid_contigs + fungus.data.test_contigs) == {place.contig for place in listed}
     assert fungus.data.exclude is not None
