@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         f"14 elements, {FEW_ELEMENTS} where contigs are many; those have {SHORTEST_BP} bp and more, evenly distributed",
         "bases: GRCh37 20:32,000,001-33,000,000, repeated where that is not enough",
         f"files: bigWig, calls of at least {SHORTEST_CALL_BP} bp, summary: their share of the time; GiB: highest "
-        "memory of the process, weights and libraries included; it grows until a contig fills a part of work (1 Mbp)",
+        "memory of the process, weights and libraries included; it grows until a contig fills a part of work (250 kbp)",
         f"against the shortest: of the same model; the aim is at most {MOST_TIMES} times, and holds for {NT}",
     ]
     args.json.write_text(json.dumps({"rows": rows, "notes": notes}))

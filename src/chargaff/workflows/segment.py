@@ -37,6 +37,9 @@ from chargaff.workflows.genome_job import (
     run_parts,
 )
 
+PIECE_WINDOWS, PIECE_BP = 32, (250_000, 1_000_000)
+"""Pieces begin with a window that the one before has read in part: the fewer windows, the more is read twice."""
+
 __all__ = ["PARTS", "SegmentJob", "SegmentOptions", "compute_part", "plan_segmenting", "run_segmenting"]
 
 
@@ -46,8 +49,9 @@ class SegmentOptions(ReadOptions):
 
     overlap_bp: int | None = None
     """Bases that neighbouring windows share, over which their answers are blended; None: a quarter of the answers."""
-    piece_bp: int = 1_000_000
-    """Bases of a piece of work: what is computed again at most after an interruption, and kept in memory."""
+    piece_bp: int | None = None
+    """Bases of a piece of work: what is computed again at most after an interruption, and kept in memory; None: the
+    answers of `PIECE_WINDOWS` windows, within `PIECE_BP`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +117,8 @@ def plan_segmenting(
     if not places:
         raise InputError(f"{opened.path}: nothing but unknown bases in the {len(intervals):,} places to read")
     overlap_bp = frame.answered_bp // 4 if options.overlap_bp is None else options.overlap_bp
-    pieces = plan_pieces(places, frame, overlap_bp=overlap_bp, piece_bp=options.piece_bp)
-    parts = group_pieces(pieces, frame, read_bp=options.piece_bp)
+    piece_bp = options.piece_bp or min(max(PIECE_WINDOWS * frame.answered_bp, PIECE_BP[0]), PIECE_BP[1])
+    parts = group_pieces(plan_pieces(places, frame, overlap_bp=overlap_bp, piece_bp=piece_bp), frame, read_bp=piece_bp)
     return SegmentJob(
         loaded,
         opened,
