@@ -14,7 +14,7 @@ from chargaff.data.sources import open_windows
 from chargaff.errors import ConfigError
 from chargaff.hub.load import create
 from chargaff.tasks.protocol import LossOut
-from chargaff.tasks.segmentation import SegmentationTask, element_logits
+from chargaff.tasks.segmentation import BINS, SegmentationTask, best_step, element_logits
 from chargaff.train.heads import attach_head
 from chargaff.train.module import split_rows
 
@@ -97,6 +97,14 @@ def test_the_best_constant_answer_is_the_share_whatever_the_weight(weight):
 
     optimizer.step(loss)
     assert bias[0].sigmoid().item() == pytest.approx(1 / 16, rel=1e-2)
+
+
+def test_an_element_that_is_never_found_keeps_one_half():
+    inside, outside = np.zeros((2, BINS), np.int64)
+    inside[10], outside[900] = 5, 95  # the more probable, the less inside: calling everything is no answer
+    assert best_step(inside, outside) == (BINS // 2, 0.0)
+    inside[950] = 50
+    assert best_step(inside, outside)[0] in range(901, 951)
 
 
 def test_a_fresh_head_starts_from_the_shares():

@@ -227,7 +227,7 @@ def count_scores(inside: NDArray[np.float64], outside: NDArray[np.float64], thre
 
 
 def best_step(inside: NDArray[Any], outside: NDArray[Any]) -> tuple[int, float]:
-    """(step, MCC): from which step on calling an element gives the highest MCC; the middle if all are 0.
+    """(step, MCC): from which step on calling an element gives the highest MCC; the middle if none is above 0.
 
     Args:
         inside: [steps] bases inside of the element, by probability or score.
@@ -237,7 +237,7 @@ def best_step(inside: NDArray[Any], outside: NDArray[Any]) -> tuple[int, float]:
     missed, quiet = right[0] - right, wrong[0] - wrong
     product = (right + wrong) * (right + missed) * (quiet + wrong) * (quiet + missed)
     mcc = np.divide(right * quiet - wrong * missed, np.sqrt(product), out=np.zeros_like(right), where=product > 0)
-    return (int(mcc.argmax()), float(mcc.max())) if mcc.any() else (len(inside) // 2, 0.0)
+    return (int(mcc.argmax()), float(mcc.max())) if mcc.max() > 0 else (len(inside) // 2, 0.0)
 
 
 def _mean(values: list[float]) -> float:

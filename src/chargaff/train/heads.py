@@ -50,5 +50,4 @@ def attach_head(model: Model, task: Task, labels: tuple[str, ...] = ()) -> None:
         task.start_head(head)
     model.head = head.to(model.device)
     parent = spec.parent or spec.name
-    described = replace(spec, head=kind, head_options=complete, labels=labels, thresholds={})
-    model.spec = replace(described, parent=parent, sha256="")
+    model.spec = replace(spec, head=kind, head_options=complete, labels=labels, thresholds={}, parent=parent, sha256="")

@@ -37,10 +37,10 @@ from chargaff.workflows.genome_job import (
     run_parts,
 )
 
+__all__ = ["PARTS", "SegmentJob", "SegmentOptions", "compute_part", "plan_segmenting", "run_segmenting"]
+
 PIECE_WINDOWS, PIECE_BP = 32, (250_000, 1_000_000)
 """Pieces begin with a window that the one before has read in part: the fewer windows, the more is read twice."""
-
-__all__ = ["PARTS", "SegmentJob", "SegmentOptions", "compute_part", "plan_segmenting", "run_segmenting"]
 
 
 @dataclass(frozen=True, slots=True)

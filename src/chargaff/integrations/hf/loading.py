@@ -104,8 +104,9 @@ def with_fresh_head(model: Model, head: str, config: ChargaffConfig) -> Model:
         family.init(module, spec.config)
     like = next(parameter for parameter in model.backbone.parameters() if parameter.is_floating_point())
     parent = spec.parent or spec.name
-    spec = replace(spec, head=head, head_options=complete, labels=config.labels, thresholds={})
-    spec = replace(spec, parent=parent, sha256="")
+    spec = replace(
+        spec, head=head, head_options=complete, labels=config.labels, thresholds={}, parent=parent, sha256=""
+    )
     return Model(spec, model.backbone, module.to(like.device, like.dtype), model.tokenizer)
 
 
