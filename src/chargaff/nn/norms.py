@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chargaff.ops.add_norm import add_norm
+
 
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * weight, in float32, returned in the weight's dtype."""
@@ -19,7 +21,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor, *, flip: bool = False) -> Tensor:
         """[..., D] -> [..., D]; `flip` applies the weights in reversed channel order."""
         weight = self.weight.flip(0) if flip else self.weight
-        return F.rms_norm(x.float(), weight.shape, weight.float(), self.eps).to(weight.dtype)
+        normed, _ = add_norm(x.float(), None, weight.float(), None, self.eps, kind="rms")
+        return normed.to(weight.dtype)
 
 
 class LayerNorm(nn.Module):
