@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, required=True)
     parser.add_argument("--references", type=Path, nargs="*", default=[])
     parser.add_argument("--hardware", default="one core of an AMD EPYC, no GPU")
+    parser.add_argument("--first-run", type=Path, help="the run that began with the backbone, if it is not RUN")
     options = parser.parse_args()
     folder = BUNDLED / options.name
     run = read_run(options.run)
@@ -79,7 +80,9 @@ def main() -> None:
     if (folder / "model.safetensors").stat().st_size > MOST_BYTES:
         sys.exit(f"{folder / 'model.safetensors'}: over {MOST_BYTES:,} bytes")
     references = [json.loads(path.read_text()) for path in options.references]
+    first = json.loads(((options.first_run or options.run) / "provenance.json").read_text())
     record = training_record(options.name, run, model, held_out, references, options.hardware)
+    record["backbone_sha256"] = first["model"]["file_sha256"]
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     for path in (folder / "README.md", PAGES / f"{options.name}.md"):
         path.write_text(card(record))

@@ -112,7 +112,7 @@ python examples/mini/corpus.py -o corpus
 chargaff pretrain {record["recipe"]} train.max_steps={record["steps"]}
 ```
 
-Cross-entropy on the validation windows, a few blocks of the training genomes (20 % of the bases hidden):
+Cross-entropy on the validation windows (blocks of the training genomes), {record["hidden"]:.0%} of the bases hidden:
 
 | step | million bases | nats |
 |---|---|---|
@@ -138,9 +138,10 @@ python examples/mini/corpus.py -o corpus
 python examples/mini/evaluate.py chargaff-caduceus-ps-mini --corpus corpus --every 8 -o heldout.json
 ```"""
 DATA_TEXT = """\
-Genomes that Debian packages carry; of each organism other than human at most the first 10 Mb. Left out on both strands:
-every interval of the project's held-out list (`examples/data/holdout.tsv.gz`), among them human 20:1-11 Mb; a window
-that touches one is never drawn. 1 % of the rest is for validation.
+Genomes that Debian packages carry; of each organism other than human at most the first 10 Mb, and bacteria three times.
+Left out on both strands: every interval of the project's held-out list (`examples/data/holdout.tsv.gz`), among them
+human 20:1-11 Mb; a window that touches one is never drawn. 1 % of the rest is for validation (of a bacterium, the other
+copies of these places are trained on).
 """
 LIMITS = """\
 A model for trying things out, for teaching and for tests of pipelines: it has read little and is small. It knows no

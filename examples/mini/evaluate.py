@@ -101,7 +101,7 @@ def training_part(corpus: Path, species: str) -> tuple[list[Codes], Windows]:
     """
     genome, train = Genome(corpus / "corpus.fa"), {}
     for name in genome.contigs:
-        if name.startswith(f"{species}."):
+        if name.startswith(f"{species}.") and "_copy" not in name:
             train[name] = codes(genome.fetch(name)).copy()
     for place in read_bed(corpus / "holdout.bed"):
         if place.contig in train:

@@ -64,6 +64,7 @@ def training_record(run: Path, held_out: dict[str, Any], hardware: str) -> dict[
         "recipe": f"{NAME}-pretrain",
         "seed": train["seed"],
         "steps": steps,
+        "hidden": settings["task"]["probability"],
         "tokens": int(train_log["samples"][-1]) * settings["data"]["length_bp"],
         "hours": round(training_seconds(run / "events.jsonl") / 3600, 2),
         "hardware": hardware,

@@ -306,9 +306,9 @@ def record_of(name):
         "test": {"CDS+": {"mcc": 0.9}},
     }
     return {
-        "name": name, "backbone": "b", "elements": ["CDS+", "CDS-"], "parameters": 1000, "megabytes": 2.0,
-        "window_bp": 2048, "recipe": "r", "overrides": ["train.max_steps=3"], "leaves_out_listed_places": True,
-        "seed": 1, "steps": 3, "kept_step": 2, "hours": 0.5, "hardware": "a core",
+        "name": name, "backbone": "b", "backbone_sha256": "5a", "elements": ["CDS+", "CDS-"], "parameters": 1000,
+        "megabytes": 2.0, "window_bp": 2048, "recipe": "r", "leaves_out_listed_places": True,
+        "overrides": ["train.max_steps=3"], "seed": 1, "steps": 3, "kept_step": 2, "hours": 0.5, "hardware": "a core",
         "curve": {"step": [1], "mcc": [0.1], "auprc": [0.1]}, "test_bases": 1000,
         "held_out": {"CDS+": scores | below, "CDS-": scores | below | {"difference": 0.01, "low": -0.1}},
         "baseline": {"chosen_on_validation": {"CDS": {"window_bp": 800}}},
