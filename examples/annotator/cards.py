@@ -205,8 +205,8 @@ def _training(record: dict[str, Any], about: Annotator) -> str:
     first = f"{len(commands)} runs, each on the model of the one before; the last: seed" if about.before else "Seed"
     return f"""\
 {first} {record["seed"]}, {record["steps"]:,} steps, {record["hours"]:.1f} hours on {record["hardware"]};
-the weights of step {record["kept_step"]:,} were kept. The weight file of the backbone, which may have been replaced by a
-better one since, had the SHA-256 sum `{record["backbone_sha256"]}`:
+the weights of step {record["kept_step"]:,} were kept. The weight file of the backbone, which may have been replaced by
+a better one since, had the SHA-256 sum `{record["backbone_sha256"]}`:
 
 ```sh
 python examples/annotator/data.py -o annotator
