@@ -102,6 +102,21 @@ def test_interrupted_run_saves_its_state_and_loses_no_step(whole, tmp_path, numb
 
 
 @pytest.mark.slow
+def test_signal_to_one_of_two_processes_stops_both_after_the_same_step(tmp_path):
+    """As `kill` sends it; a terminal's Ctrl-C reaches both, but maybe not in the same step."""
+    out, words = tmp_path / "run", ("device=cpu", "devices=2", "strategy=ddp", "checkpoint_every=1000")
+    process = start(out, *words)
+    wait_for_step(process, out, 7)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    reached = torch.load(out / "checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert 7 < reached < 24
+    assert errors.count(f"the state of step {reached} of 24 is saved") == 2
+    finish(out, *words)
+    assert last_step(out) == 24
+
+
+@pytest.mark.slow
 def test_second_process_in_the_same_folder_is_refused(tmp_path):
     out = tmp_path / "run"
     process = start(out, "max_steps=100000")

@@ -38,6 +38,8 @@ class Keeper(Callback):
         self.valid_every = job.spec.valid_every or (job.plan.steps_per_epoch() if in_epochs else job.max_steps)
         self.show = show
         self.stop_reason = ""
+        self.is_interrupted = False
+        """By a signal to any of the run's processes."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = self._logged_at = time.monotonic()
@@ -68,15 +70,20 @@ class Keeper(Callback):
         logs = step % self.spec.log_every == 0 or is_last
         evaluates = self.valid is not None and (step % self.valid_every == 0 or is_last)
         saves = step % self.spec.checkpoint_every == 0 or is_last
-        if logs or evaluates or saves or self.stop_reason or module.device.type == "cpu":
+        # all processes stop after the same step: saving and the next step both need every one of them
+        interrupted = trainer.strategy.reduce_boolean_decision(self.is_interrupted, all=False)
+        if interrupted:
+            self.is_interrupted = True
+        if logs or evaluates or saves or interrupted or self.stop_reason or module.device.type == "cpu":
             self._require_finite(trainer, module)
         if logs:
             self._log(trainer, module, step)
         if evaluates:
             self._evaluate(trainer, module, step)
-        if saves or self.stop_reason:
+        stops = interrupted or bool(self.stop_reason)
+        if saves or stops:
             self.save(trainer, step)
-        if self.stop_reason:
+        if stops:
             trainer.should_stop = True
 
     def save(self, trainer: Trainer, step: int) -> None:
@@ -199,7 +206,7 @@ class StopOnSignal(Callback):
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        self.keeper.stop_reason = f"{self.received.name} received"
+        self.keeper.is_interrupted = True
         log.warning("%s received: saving the state after this step (again: stop at once)", self.received.name)
 
     def _restore(self) -> None:

@@ -28,14 +28,13 @@ def run_job(job: Job, show: Show) -> Outcome:
         TrainingInterrupted: a signal; the state is saved.
     """
     keeper = Keeper(job, show)
-    stopper = StopOnSignal(keeper)
     checkpoint = job.out / LAST
     resumes = checkpoint.exists()
     device = job.model.device
     if job.spec.precision == "16-mixed" and not _uses_gpu(job.spec):
         raise ConfigError("train.precision: 16-mixed needs a GPU; here take bf16-mixed or 32")
     with _quiet():
-        trainer = _make_trainer(job, [keeper, stopper])
+        trainer = _make_trainer(job, [keeper, StopOnSignal(keeper)])
         rows_per_rank(job.spec.batch, trainer.world_size)
         if resumes:
             show(completed_steps(checkpoint), "resuming")
@@ -45,7 +44,7 @@ def run_job(job: Job, show: Show) -> Outcome:
         except SystemExit:  # what Lightning makes of a KeyboardInterrupt
             raise KeyboardInterrupt(_kept(job, module)) from None
     job.model.to(device)
-    if stopper.received is not None:
+    if keeper.is_interrupted:
         raise TrainingInterrupted(_kept(job, module))
     progress = module.run_progress
     sign = -1 if is_rising(job.spec.monitor, job.spec.mode) else 1
