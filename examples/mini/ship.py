@@ -1,11 +1,12 @@
 """Puts a pre-trained model, its record and its card where the package carries them.
 
     python examples/mini/ship.py runs/mini --held-out heldout.json
+    python examples/mini/ship.py runs/mini_second --stage second --held-out heldout.json
 
 RUN is the folder of the pre-training, `heldout.json` what `examples/mini/evaluate.py` has written about its model. Into
-`src/chargaff/bundled/chargaff-caduceus-ps-mini/` go the weights, `training.json` (settings, curve, held-out figures)
-and `README.md`, the model card made of them. The checksums of the row in `families/caduceus/checkpoints.toml` are
-printed.
+`src/chargaff/bundled/chargaff-caduceus-ps-mini/` go the weights, `training.json` (settings, curve, held-out figures;
+what it says of the stages before this one stays) and `README.md`, the model card made of them. The checksums of the row
+in `families/caduceus/checkpoints.toml` are printed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
 from card import card
-from corpus import SPECIES
+from corpus import SPECIES, STAGES
 from counts import codes
 from evaluate import RATES, WINDOW_BP, hide, predictions, scores
 from fetch_genomes import GENOMES
@@ -42,28 +43,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--held-out", type=Path, required=True)
+    parser.add_argument("--stage", choices=STAGES, default="first")
     parser.add_argument("--hardware", default="one core of an AMD EPYC, no GPU")
     options = parser.parse_args()
-    record = training_record(options.run, json.loads(options.held_out.read_text()), options.hardware)
+    number = list(STAGES).index(options.stage)
+    before = json.loads((FOLDER / "training.json").read_text())["stages"][:number] if number else []
+    recipe = f"{NAME}-{options.stage}-pretrain" if number else f"{NAME}-pretrain"
+    record = {
+        "stages": [*before, stage_record(options.run, recipe, options.hardware)],
+        "held_out": json.loads(options.held_out.read_text()),
+        "slice": slice_figure(options.run / "model"),
+        "genomes": genomes(),
+    }
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in ("model.safetensors", "model.json"):
         shutil.copyfile(options.run / "model" / name, FOLDER / name)
+        (FOLDER / name).chmod(0o644)
     (FOLDER / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     (FOLDER / "README.md").write_text(card(record))
     for name in ("model.safetensors", "model.json"):
         print(f'"{name}" = "{hashlib.sha256((FOLDER / name).read_bytes()).hexdigest()}"')
 
 
-def training_record(run: Path, held_out: dict[str, Any], hardware: str) -> dict[str, Any]:
-    """Everything the card says, as values."""
+def stage_record(run: Path, recipe: str, hardware: str) -> dict[str, Any]:
+    """What the card says of a run, as values."""
     settings = read_toml(run / "run.toml")
-    train = settings["train"]
     train_log, valid_log = read_log(run / "train.csv"), read_log(run / "valid.csv")
-    steps = int(train_log["step"][-1])
     return {
-        "recipe": f"{NAME}-pretrain",
-        "seed": train["seed"],
-        "steps": steps,
+        "recipe": recipe,
+        "seed": settings["train"]["seed"],
+        "steps": int(train_log["step"][-1]),
         "hidden": settings["task"]["probability"],
         "tokens": int(train_log["samples"][-1]) * settings["data"]["length_bp"],
         "hours": round(training_seconds(run / "events.jsonl") / 3600, 2),
@@ -72,18 +81,20 @@ def training_record(run: Path, held_out: dict[str, Any], hardware: str) -> dict[
             "step": thinned(valid_log["step"]),
             "validation_nats": [round(value, 4) for value in thinned(valid_log["loss"])],
         },
-        "held_out": held_out,
-        "slice": slice_figure(run / "model"),
-        "genomes": [
-            {
-                "species": species.replace("_", " "),
-                "content": GENOMES[name].content,
-                "package": GENOMES[name].package,
-                "sha256": GENOMES[name].sha256,
-            }
-            for name, species in SPECIES.items()
-        ],
     }
+
+
+def genomes() -> list[dict[str, str]]:
+    """Where the training sequence comes from."""
+    return [
+        {
+            "species": species.replace("_", " "),
+            "content": GENOMES[name].content,
+            "package": GENOMES[name].package,
+            "sha256": GENOMES[name].sha256,
+        }
+        for name, species in SPECIES.items()
+    ]
 
 
 def slice_figure(model: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import shutil
 import sys
 
 import numpy as np
@@ -16,6 +17,8 @@ from chargaff.hub.catalog import DEFAULT_MODEL, get_checkpoint
 from chargaff.hub.load import load
 from chargaff.io.fasta import Genome
 from chargaff.seq.alphabet import BASE_CODE, translate
+from chargaff.train.runs import ModelTable
+from chargaff.workflows.training import open_model
 
 sys.path.insert(0, str(REPOSITORY / "examples" / "mini"))
 from card import card
@@ -67,7 +70,10 @@ def test_the_models_verb_prints_the_essentials(capsys, record):
     out = capsys.readouterr().out
     human = record["held_out"]["Homo_sapiens"]["15 %"]["model"]["nats"]
     assert f"Homo sapiens: {human:.3f}" in out
-    assert f"steps: {record['steps']:,}" in out
+    for stage in record["stages"]:
+        assert f"steps: {stage['steps']:,}" in out
+    human = record["held_out"]["Homo_sapiens"]["1 in 64"]["counts, all seen"]["nats"]
+    assert f"bases on either side {human:.3f})" in out
     assert "README.md" in out
 
 
@@ -126,3 +132,14 @@ def test_one_base_has_an_embedding(model):
     hidden = model.encode(tokens[None]).hidden
     assert hidden.shape[1] == 1
     assert math.isfinite(hidden.sum().item())
+
+
+def test_what_is_trained_from_it_is_no_copy_of_it(tmp_path):
+    """The note that names what an unaltered weight file is a copy of does not go on into other weights."""
+    copy = shutil.copytree(get_checkpoint(DEFAULT_MODEL).package_folder, tmp_path / "copy")
+    about = json.loads((copy / "model.json").read_text())
+    (copy / "model.json").write_text(json.dumps(about | {"licence": ""}))
+    assert load(copy).spec.notes["copy_of"] == DEFAULT_MODEL
+    model = open_model(ModelTable(name=str(copy)), seed=0, head=None)
+    assert "copy_of" not in model.spec.notes
+    assert model.spec.licence == "Apache-2.0"

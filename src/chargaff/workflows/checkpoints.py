@@ -113,19 +113,28 @@ def _essentials(folder: Path) -> dict[str, Any]:
 
 
 def _of_language_model(record: Mapping[str, Any]) -> dict[str, Any]:
-    judged = {
-        species.replace(
-            "_", " "
-        ): f"{found['model']['nats']:.3f} (base composition {found['composition']['nats']:.3f}, "
-        f"counts of the {counts['k']} bases on either side {counts['nats']:.3f})"
-        for species, rates in record["held_out"].items()
-        for found in [rates["15 %"]]
-        for counts in [found["counts, same input"]]
-    }
     return {
-        "training": {name: record[name] for name in ("recipe", "seed", "steps", "tokens", "hours", "hardware")},
-        "held-out cross-entropy in nats, 15 % of the bases hidden": judged,
+        "training": {
+            stage["recipe"]: {name: stage[name] for name in ("seed", "steps", "tokens", "hours", "hardware")}
+            for stage in record["stages"]
+        },
+        "held-out cross-entropy in nats, 15 % of the bases hidden": _judged(record, "15 %", "same input"),
+        "held-out cross-entropy in nats, 1 base in 64 hidden, counts see every neighbour": _judged(
+            record, "1 in 64", "all seen"
+        ),
     }
+
+
+def _judged(record: Mapping[str, Any], rate: str, comparison: str) -> dict[str, str]:
+    """Species -> the model's figure beside those of composition and counts."""
+    lines = {}
+    for species, rates in record["held_out"].items():
+        found, counts = rates[rate], rates[rate][f"counts, {comparison}"]
+        lines[species.replace("_", " ")] = (
+            f"{found['model']['nats']:.3f} (base composition {found['composition']['nats']:.3f}, "
+            f"counts of the {counts['k']} bases on either side {counts['nats']:.3f})"
+        )
+    return lines
 
 
 def _of_annotator(record: Mapping[str, Any]) -> dict[str, Any]:

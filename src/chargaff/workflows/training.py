@@ -7,6 +7,7 @@ import shlex
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,11 @@ def open_model(table: ModelTable, *, seed: int, head: str | None) -> Model:
         return create(family, {**stored, **_changes(table, stored)}, head=head or "none", seed=seed)
     model = load(table.name, head=head, device="cpu", dtype="float32")
     changes = _changes(table, model.spec.config.to_json())
-    return load(table.name, head=head, device="cpu", dtype="float32", config=changes) if changes else model
+    if changes:
+        model = load(table.name, head=head, device="cpu", dtype="float32", config=changes)
+    notes = {key: note for key, note in model.spec.notes.items() if key != "copy_of"}  # it will not stay one
+    model.spec = replace(model.spec, notes=notes)
+    return model
 
 
 def _stored_config(name: str) -> tuple[str, Mapping[str, Any]]:

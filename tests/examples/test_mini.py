@@ -1,0 +1,91 @@
+"""The scripts around the bundled checkpoint: what is trained on, what is judged, what the card says of it."""
+
+import sys
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "examples" / "mini"))
+import corpus
+from card import verdict
+from corpus import SPECIES, STAGES, Place, write_corpus
+from evaluate import REGION, WINDOW_BP, held_out_windows, training_part
+
+from chargaff.io.fasta import Genome
+from chargaff.io.regions import read_bed
+
+PYLORI, HUMAN = "Helicobacter_pylori", "Homo_sapiens"
+
+
+def write_fasta(path, **records):
+    path.write_text("".join(f">{name}\n{bases}\n" for name, bases in records.items()))
+    return path
+
+
+@pytest.fixture
+def genomes(tmp_path, monkeypatch):
+    """Two toy genomes, with one held-out place each."""
+    rng = np.random.default_rng(0)
+    bases = "".join("ACGT"[i] for i in rng.integers(0, 4, 120 * WINDOW_BP))
+    places = [Place(PYLORI, "c1", 2048, 4096), Place(HUMAN, "20", 0, 9 * WINDOW_BP)]
+    monkeypatch.setattr(corpus, "read_places", lambda: iter(places))
+    return {
+        "human_chr20": write_fasta(tmp_path / "human.fa", **{"20": bases}),
+        "helicobacter_pylori": write_fasta(tmp_path / "pylori.fa", c1=bases[::-1]),
+    }
+
+
+def test_every_stage_names_known_species():
+    for times in STAGES.values():
+        assert set(times) <= set(SPECIES.values())
+        assert min(times.values()) > 1
+
+
+def test_held_out_places_are_left_out_of_every_copy(genomes, tmp_path):
+    fasta, bed, held_out = write_corpus(genomes, tmp_path, {PYLORI: 3})
+    copies = [f"{PYLORI}.c1", f"{PYLORI}.c1_copy2", f"{PYLORI}.c1_copy3"]
+    assert Genome(fasta).contigs == (f"{HUMAN}.20", *copies)
+    places = [(place.contig, place.start, place.end) for place in read_bed(bed)]
+    assert places == [(f"{HUMAN}.20", 0, 9 * WINDOW_BP), *((copy, 2048, 4096) for copy in copies)]
+    source = Genome(genomes["helicobacter_pylori"])
+    assert bytes(Genome(held_out).fetch(f"{PYLORI}.c1:2048-4096")) == bytes(source.fetch("c1", 2048, 4096))
+    assert bytes(Genome(fasta).fetch(copies[2])) == bytes(source.fetch("c1"))
+
+
+def test_counts_see_each_base_once_and_no_held_out_one(genomes, tmp_path):
+    write_corpus(genomes, tmp_path, {PYLORI: 3})
+    train, valid = training_part(tmp_path, PYLORI)
+    assert len(train) == 1
+    assert (train[0][2048:4096] == 4).all()
+    assert (train[0] < 4).sum() == (118 - len(valid.codes)) * WINDOW_BP
+    assert len(valid.codes) == 1
+
+
+def test_a_place_on_an_unknown_contig_stops(genomes, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "read_places", lambda: iter([Place(PYLORI, "c2", 0, 10)]))
+    with pytest.raises(SystemExit, match="held-out contig 'c2' is not in the genome"):
+        write_corpus(genomes, tmp_path, {})
+
+
+@pytest.mark.parametrize(("most", "taken"), [(9, range(9)), (8, range(0, 9, 2)), (3, range(0, 9, 3)), (1, range(1))])
+def test_windows_are_thinned_evenly(tmp_path, most, taken):
+    bases = "".join("ACGT"[i % 4] * WINDOW_BP for i in range(9))
+    genome = Genome(write_fasta(tmp_path / "heldout.fa", **{REGION: bases + "A", f"{HUMAN}.X:1-2": "A" * WINDOW_BP}))
+    windows = held_out_windows(genome, HUMAN, most)
+    assert windows.codes[:, 0].tolist() == [i % 4 for i in taken]
+    assert windows.codes.shape[1] == WINDOW_BP
+    assert len(windows.block) == len(windows.codes)
+
+
+def test_the_verdict_tells_three_cases_apart():
+    def rates(nats, low, high):
+        found = {"model_minus_counts": {"nats": nats, "low": low, "high": high}}
+        return {"15 %": {"counts, same input": found}, "1 in 64": {"counts, all seen": found}}
+
+    found = {HUMAN: rates(-0.02, -0.03, -0.01), "A_a": rates(0.01, -0.01, 0.03), "B_b": rates(-0.01, -0.03, 0.01)}
+    for line in verdict(found).splitlines():
+        assert "on human -0.020 nats, the goal of at least 0.01 below is reached. Not below them: *A a*;" in line
+        assert line.endswith("below, by an interval that reaches zero: *B b*.")
+    found = {HUMAN: rates(-0.007, -0.01, -0.002)}
+    assert "is missed by 0.003. Not below them: none;" in verdict(found)
