@@ -1,19 +1,14 @@
 """The scripts around the bundled checkpoint: what is trained on, what is judged, what the card says of it."""
 
-import sys
-
 import numpy as np
 import pytest
-from conftest import REPOSITORY
-
-sys.path.insert(0, str(REPOSITORY / "examples" / "mini"))
-import corpus
-from card import verdict
-from corpus import SPECIES, STAGES, Place, write_corpus
-from evaluate import REGION, WINDOW_BP, held_out_windows, training_part
 
 from chargaff.io.fasta import Genome
 from chargaff.io.regions import read_bed
+from examples.mini import corpus
+from examples.mini.card import verdict
+from examples.mini.corpus import SPECIES, STAGES, Place, write_corpus
+from examples.mini.evaluate import REGION, WINDOW_BP, held_out_windows, training_part
 
 PYLORI, HUMAN = "Helicobacter_pylori", "Homo_sapiens"
 
