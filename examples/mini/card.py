@@ -139,6 +139,10 @@ STAGES_TEXT = (
         "step 1,267 the learning rate fell as it would for 8,400 steps, at most 2 % lower than the recipe's.)",
         "--stage second -o corpus_second",
     ),
+    StageWords(
+        "Third stage, from the weights of the second, with more of human, worm and *Plasmodium knowlesi*.",
+        "--stage third -o corpus_third",
+    ),
 )
 HELD_OUT_TEXT = """\
 Cross-entropy in nats per hidden base, on places that no training has seen: for human 20:1-11 Mb (GRCh37), for the other

@@ -2,11 +2,12 @@
 
     python examples/mini/corpus.py -o corpus                       first stage
     python examples/mini/corpus.py --stage second -o corpus_second
+    python examples/mini/corpus.py --stage third -o corpus_third
 
 Genomes come from Debian packages (`examples/fetch_genomes.py`). In `corpus/corpus.fa` a contig is named
 `species.contig`; from an organism other than human at most its first 10 Mb are taken, and small genomes are written
 several times (`species.contig_copy2`, `_copy3`, ...), in each stage as often as `STAGES` says. About half of the first
-stage is human, more than a quarter bacteria; of the second 45 % and 30 %.
+stage is human, more than a quarter bacteria; of the second 45 % and 30 %; of the third 50 % and 18 %.
 `corpus/holdout.bed` holds the intervals of `examples/data/holdout.tsv.gz` under these names (0-based, end
 exclusive), wherever they lie in what was taken: pre-training drops each window that touches one of them. These
 intervals' own sequence goes to `corpus/heldout.fa`, for evaluation.
@@ -77,6 +78,19 @@ STAGES = {
         "Staphylococcus_aureus": 5,
         "Streptococcus_suis": 5,
         "Ustilago_maydis": 3,
+        "Vibrio_cholerae": 12,
+    },
+    "third": {
+        "Homo_sapiens": 3,
+        "Caenorhabditis_elegans": 10,
+        "Escherichia_coli": 8,
+        "Helicobacter_pylori": 14,
+        "Klebsiella_pneumoniae": 2,
+        "Mycobacterium_tuberculosis": 3,
+        "Plasmodium_knowlesi": 8,
+        "Staphylococcus_aureus": 3,
+        "Streptococcus_suis": 3,
+        "Ustilago_maydis": 4,
         "Vibrio_cholerae": 12,
     },
 }

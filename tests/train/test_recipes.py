@@ -23,8 +23,9 @@ RECIPES = list_recipes()
 OWN = {
     "chargaff-caduceus-ps-mini-pretrain": ["model.config.d_model=8"],
     "chargaff-caduceus-ps-mini-second-pretrain": ["model.name=chargaff-caduceus-ps-mini"],
+    "chargaff-caduceus-ps-mini-third-pretrain": ["model.name=chargaff-caduceus-ps-mini"],
 }
-"""Of the checkpoint that ships with the package, with what makes them quick or, the second stage, possible."""
+"""Of the checkpoint that ships with the package, with what makes them quick or, later stages, possible."""
 PRETRAINING = [name for name in RECIPES if name.endswith("-pretrain") and name not in OWN]
 FINETUNING = [name for name in RECIPES if name not in [*PRETRAINING, *OWN]]
 
