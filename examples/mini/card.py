@@ -143,6 +143,10 @@ STAGES_TEXT = (
         "Third stage, from the weights of the second, with more of human, worm and *Plasmodium knowlesi*.",
         "--stage third -o corpus_third",
     ),
+    StageWords(
+        "Fourth stage, from the weights of the third, with more of the worm and of small genomes.",
+        "--stage fourth -o corpus_fourth",
+    ),
 )
 HELD_OUT_TEXT = """\
 Cross-entropy in nats per hidden base, on places that no training has seen: for human 20:1-11 Mb (GRCh37), for the other
@@ -150,7 +154,8 @@ organisms the test halves of the species contigs. Left: 15 % of the bases are hi
 Right: 1 base in 64 is hidden, so that nearly all neighbours are seen, and the counts see every neighbour. The counts
 are a two-sided context model: the k bases on either side with back-off to fewer, counted on both strands of the
 organism's own training sequence, k and the strength of back-off chosen on windows kept from the counts. Differences
-carry a 95 % interval from a bootstrap over blocks of 50 kb; below zero the model is better.
+carry a 95 % interval from a bootstrap over blocks of 50 kb; below zero the model is better. At least 20,000 bases of an
+organism are judged, where its windows are few by reading them again with other bases hidden.
 """
 TABLE_HEAD = (
     "| organism | composition | model, 15 % | counts | difference | accuracy | model, 1 in 64 | counts | difference "

@@ -8,7 +8,7 @@ from chargaff.io.regions import read_bed
 from examples.mini import corpus
 from examples.mini.card import verdict
 from examples.mini.corpus import SPECIES, STAGES, Place, write_corpus
-from examples.mini.evaluate import REGION, WINDOW_BP, held_out_windows, training_part
+from examples.mini.evaluate import REGION, WINDOW_BP, Windows, held_out_windows, hide, repeated, training_part
 
 PYLORI, HUMAN = "Helicobacter_pylori", "Homo_sapiens"
 
@@ -71,6 +71,20 @@ def test_windows_are_thinned_evenly(tmp_path, most, taken):
     assert windows.codes[:, 0].tolist() == [i % 4 for i in taken]
     assert windows.codes.shape[1] == WINDOW_BP
     assert len(windows.block) == len(windows.codes)
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "times"), [(240, 0.15, 1), (240, 1 / 64, 6), (1250, 1 / 64, 1), (0, 0.15, 66)]
+)
+def test_few_windows_are_read_again(count, rate, times):
+    bases = np.zeros((max(count, 4), WINDOW_BP), np.uint8)
+    bases[max(count, 2) :] = 4
+    found = repeated(Windows(bases, np.arange(len(bases))), rate)
+    assert found.codes.shape == (times * len(bases), WINDOW_BP)
+    assert found.block.tolist() == [*range(len(bases))] * times
+    if times > 1:
+        again = hide(found.codes, rate, seed=1).reshape(times, -1)
+        assert not (again[0] == again[1]).all()
 
 
 def test_the_verdict_tells_three_cases_apart():

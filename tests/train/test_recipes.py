@@ -24,6 +24,7 @@ OWN = {
     "chargaff-caduceus-ps-mini-pretrain": ["model.config.d_model=8"],
     "chargaff-caduceus-ps-mini-second-pretrain": ["model.name=chargaff-caduceus-ps-mini"],
     "chargaff-caduceus-ps-mini-third-pretrain": ["model.name=chargaff-caduceus-ps-mini"],
+    "chargaff-caduceus-ps-mini-fourth-pretrain": ["model.name=chargaff-caduceus-ps-mini"],
 }
 """Of the checkpoint that ships with the package, with what makes them quick or, later stages, possible."""
 PRETRAINING = [name for name in RECIPES if name.endswith("-pretrain") and name not in OWN]
