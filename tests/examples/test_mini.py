@@ -73,18 +73,14 @@ def test_windows_are_thinned_evenly(tmp_path, most, taken):
     assert len(windows.block) == len(windows.codes)
 
 
-@pytest.mark.parametrize(
-    ("count", "rate", "times"), [(240, 0.15, 1), (240, 1 / 64, 6), (1250, 1 / 64, 1), (0, 0.15, 66)]
-)
+@pytest.mark.parametrize(("count", "rate", "times"), [(240, 0.15, 1), (240, 1 / 64, 6), (1250, 1 / 64, 1)])
 def test_few_windows_are_read_again(count, rate, times):
-    bases = np.zeros((max(count, 4), WINDOW_BP), np.uint8)
-    bases[max(count, 2) :] = 4
+    bases = np.zeros((count + 100, WINDOW_BP), np.uint8)
+    bases[count:] = 4  # unknown bases do not count
     found = repeated(Windows(bases, np.arange(len(bases))), rate)
-    assert found.codes.shape == (times * len(bases), WINDOW_BP)
     assert found.block.tolist() == [*range(len(bases))] * times
-    if times > 1:
-        again = hide(found.codes, rate, seed=1).reshape(times, -1)
-        assert not (again[0] == again[1]).all()
+    hidden = hide(found.codes, rate, seed=1).reshape(times, -1)
+    assert len({row.tobytes() for row in hidden}) == times
 
 
 def test_the_verdict_tells_three_cases_apart():
