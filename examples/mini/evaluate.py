@@ -43,7 +43,8 @@ WINDOW_BP = 1024
 BLOCK_BP = 50_000
 RATES = {"15 %": 0.15, "1 in 64": 1 / 64}
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)
-MAX_K = 11
+MAX_K = 15
+"""The widest context whose bases fit one key of counts.py."""
 MIN_BASES = 20_000
 """At least so many bases are hidden for a figure; of the windows with 1 in 64 hidden, 1,250 have that many."""
 CHOICE_EVERY = 100
