@@ -149,8 +149,10 @@ Cross-entropy in nats per hidden base, on places that no training has seen: for 
 organisms the test halves of the species contigs. Left: 15 % of the bases are hidden, and the counts see the same input.
 Right: 1 base in 64 is hidden, so that nearly all neighbours are seen, and the counts see every neighbour. The counts
 are a two-sided context model: the k bases on either side with back-off to fewer, counted on both strands of the
-organism's own training sequence, k and the strength of back-off chosen on windows kept from the counts. Differences
-carry a 95 % interval from a bootstrap over blocks of 50 kb; below zero the model is better.
+organism's own training sequence, k (at most 11) and the strength of back-off chosen on windows kept from the counts.
+Differences carry a 95 % interval from a bootstrap over blocks of 50 kb; below zero the model is better. With k up to 15
+the counts that see every neighbour would gain 0.003 nats on human, 0.002 on worm and *E. coli* (on the windows kept to
+choose k), those with the same input nothing.
 """
 TABLE_HEAD = (
     "| organism | composition | model, 15 % | counts | difference | accuracy | model, 1 in 64 | counts | difference "
