@@ -29,8 +29,6 @@ class Targets:
     """What is seen: hidden and unknown bases are 4."""
     position: NDArray[np.int64]
     """[n] places in `sequence`."""
-    base: NDArray[np.int64]
-    """[n] the true bases, 0 to 3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ class Counts:
 
     composition: NDArray[np.float64]
     """[4] share of each base in training, both strands together."""
-    seen: list[NDArray[np.int64]]
+    seen: list[NDArray[np.int32]]
     """[n, 4] for k = 1, 2, ... bases on each side. A context that runs over the end or holds a 4 was never seen."""
 
     def probabilities(self, k: int, strength: float) -> NDArray[np.float64]:
@@ -50,19 +48,21 @@ class Counts:
         return found
 
 
-def count(train: list[Codes], targets: Targets, max_k: int) -> Counts:
-    """Counts on both strands of `train`, for k up to `max_k`."""
+def count(train: list[Codes], asked: list[Targets], max_k: int) -> list[Counts]:
+    """Counts on both strands of `train` for each of what is asked, for k up to `max_k`."""
     bases = np.sum([np.bincount(part, minlength=5)[:4] for part in train], axis=0).astype(float)
-    found = []
+    composition = (bases + bases[::-1]) / bases.sum() / 2
+    found = [Counts(composition, []) for _ in asked]
     for k in range(1, max_k + 1):
-        keys = _contexts(targets.sequence, targets.position, k)
-        table = _table(keys)
+        keys = [_contexts(targets.sequence, targets.position, k) for targets in asked]
+        table = _table(np.concatenate(keys))
         counts = np.zeros((len(table), 4), np.int32)
         for part in train:
             _count(part, k, table, counts)
-        slots = _find(table, keys)
-        found.append(np.where(slots[:, None] >= 0, counts[slots], 0).astype(np.int64))
-    return Counts((bases + bases[::-1]) / bases.sum() / 2, found)
+        for own, contexts in zip(found, keys, strict=True):
+            slots = _find(table, contexts)
+            own.seen.append(np.where(slots[:, None] >= 0, counts[slots], 0))
+    return found
 
 
 @numba.njit(cache=True)

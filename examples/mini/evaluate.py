@@ -6,7 +6,7 @@ The corpus is what `examples/mini/corpus.py` writes. Bases are hidden in windows
 
   model    sees the window with the hidden bases masked
   counts   the k bases on either side with back-off (counts.py), counted on both strands of the organism's own part of
-           the training sequence; k and the strength of back-off are chosen on windows kept from the counts
+           the training sequence; k and the strength of back-off are chosen on windows of it kept from the counts
   hidden   15 %: as in pre-training; 1 in 64: nearly all that surrounds a base is seen
 
 "counts, same input" backs off where its context is hidden; "counts, all seen" reads the true bases, which the model at
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import torch
-from counts import Codes, Targets, codes, count
+from counts import Codes, Counts, Targets, codes, count
 
 from chargaff.hub.load import load
 from chargaff.io.fasta import Genome
@@ -42,13 +42,17 @@ from chargaff.model import Model
 WINDOW_BP = 1024
 BLOCK_BP = 50_000
 RATES = {"15 %": 0.15, "1 in 64": 1 / 64}
+COUNTS = {"counts, same input": False, "counts, all seen": True}
+"""Whether the counts see the bases that are hidden from the model."""
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)
 MAX_K = 15
 """The widest context whose bases fit one key of counts.py."""
 MIN_BASES = 20_000
 """At least so many bases are hidden for a figure; of the windows with 1 in 64 hidden, 1,250 have that many."""
-CHOICE_EVERY = 100
-"""One training window in so many is kept from the counts, to choose k on."""
+CHOICE_EVERY, CHOICE_WINDOWS = 100, 100
+"""One training window in so many is kept from the counts to choose k on; of small genomes more, for so many windows."""
+LARGEST_CHOICE = 1 / 10
+"""Never more than this share of the windows."""
 REGION = "Homo_sapiens.20:1000000-11000000"
 """The record of the project's held-out region."""
 BATCH = 16
@@ -62,6 +66,34 @@ class Windows:
     """[n, WINDOW_BP]"""
     block: NDArray[np.int64]
     """[n]"""
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """Windows with hidden bases."""
+
+    codes: NDArray[np.uint8]
+    """[n, WINDOW_BP]"""
+    hidden: NDArray[np.bool_]
+    """[n, WINDOW_BP]"""
+    window_block: NDArray[np.int64]
+    """[n]"""
+
+    @property
+    def base(self) -> NDArray[np.int64]:
+        """[hidden bases] what they are."""
+        return self.codes[self.hidden].astype(np.int64)
+
+    @property
+    def block(self) -> NDArray[np.int64]:
+        """[hidden bases] the block that each belongs to."""
+        return self.window_block[np.nonzero(self.hidden)[0]]
+
+    def targets(self, see_all: bool) -> Targets:
+        """The hidden bases of the windows laid end to end, a 4 between these."""
+        seen = self.codes if see_all else np.where(self.hidden, np.uint8(4), self.codes)
+        gap = np.full((len(seen), 1), 4, np.uint8)
+        return Targets(np.hstack([seen, gap]).ravel(), np.flatnonzero(np.pad(self.hidden, ((0, 0), (0, 1)))))
 
 
 def main() -> None:
@@ -79,8 +111,7 @@ def main() -> None:
     results = {}
     for name in species:
         windows = held_out_windows(held_out, name, options.windows)
-        train, valid = training_part(options.corpus, name)
-        results[name] = judge(model, windows, train, valid, options.seed)
+        results[name] = judge(model, windows, training_part(options.corpus, name), options.seed)
         print(name, json.dumps(results[name]), flush=True)
     if options.output:
         options.output.write_text(json.dumps(results, indent=2) + "\n")
@@ -100,11 +131,8 @@ def held_out_windows(genome: Genome, species: str, most: int) -> Windows:
     return Windows(np.stack(rows[::every]), np.unique(blocks[::every], return_inverse=True)[1])
 
 
-def training_part(corpus: Path, species: str) -> tuple[list[Codes], Windows]:
-    """(training sequence, windows to choose k on) of a species; what is not counted is 4 in the former.
-
-    The windows are one in `CHOICE_EVERY` of those that lie side by side in the training sequence.
-    """
+def training_part(corpus: Path, species: str) -> list[Codes]:
+    """The training sequence of a species, each base once; what is not trained on is 4."""
     genome, train = Genome(corpus / "corpus.fa"), {}
     for name in genome.contigs:
         if name.startswith(f"{species}.") and "_copy" not in name:
@@ -112,34 +140,65 @@ def training_part(corpus: Path, species: str) -> tuple[list[Codes], Windows]:
     for place in read_bed(corpus / "holdout.bed"):
         if place.contig in train:
             train[place.contig][place.start : place.end] = 4
-    rows = []
-    for bases in train.values():
-        starts = np.arange(0, len(bases) - WINDOW_BP + 1, WINDOW_BP)
-        known = [start for start in starts.tolist() if (bases[start : start + WINDOW_BP] < 4).mean() > 0.9]
-        for start in known[CHOICE_EVERY // 2 :: CHOICE_EVERY]:
-            rows.append(bases[start : start + WINDOW_BP].copy())
-            bases[start : start + WINDOW_BP] = 4
-    return list(train.values()), Windows(np.stack(rows), np.arange(len(rows)))
+    return list(train.values())
 
 
-def judge(model: Model, windows: Windows, train: list[Codes], valid: Windows, seed: int) -> dict[str, Any]:
+def divide(train: list[Codes]) -> tuple[list[Codes], Windows]:
+    """(the training sequence without some windows, these windows): to choose k on."""
+    rest = [bases.copy() for bases in train]
+    views = [bases[i : i + WINDOW_BP] for bases in rest for i in range(0, len(bases) - WINDOW_BP + 1, WINDOW_BP)]
+    places = [view for view in views if (view < 4).mean() > 0.9]
+    every = min(CHOICE_EVERY, max(round(1 / LARGEST_CHOICE), len(places) // CHOICE_WINDOWS))
+    chosen = places[every // 2 :: every]
+    windows = Windows(np.stack(chosen), np.arange(len(chosen)))
+    for view in chosen:
+        view[:] = 4
+    return rest, windows
+
+
+def judge(model: Model, windows: Windows, train: list[Codes], seed: int) -> dict[str, Any]:
     """Cross-entropies (nats), accuracies and paired differences for each way of hiding."""
+    rest, kept = divide(train)
+    asked = {label: mask(windows, rate, seed) for label, rate in RATES.items()}
+    trials = {label: mask(kept, rate, seed) for label, rate in RATES.items()}
+    ways = [(label, name) for label in RATES for name in COUNTS]
+    tried = count(rest, [trials[label].targets(COUNTS[name]) for label, name in ways], MAX_K)
+    counted = count(train, [asked[label].targets(COUNTS[name]) for label, name in ways], MAX_K)
+
     result: dict[str, Any] = {"windows": len(windows.codes)}
-    for label, rate in RATES.items():
-        read = repeated(windows, rate)
-        hidden = hide(read.codes, rate, seed)
-        base, block = read.codes[hidden].astype(int), read.block[np.nonzero(hidden)[0]]
-        own = predictions(model, read.codes, hidden)
-        found = {"bases": int(hidden.sum()), "model": scores(own, base)}
-        for name, see_all in (("counts, same input", False), ("counts, all seen", True)):
-            k, strength = choose(train, valid, rate, seed, see_all)
-            counts = count(train, targets(read.codes, hidden, see_all), k)
-            other = counts.probabilities(k, strength)
-            found.setdefault("composition", scores(counts.probabilities(0, strength), base))
-            found[name] = scores(other, base) | {"k": k, "strength": strength}
-            found[name]["model_minus_counts"] = difference(own, other, base, block)
-        result[label] = found
+    own = {label: predictions(model, masked.codes, masked.hidden) for label, masked in asked.items()}
+    for (label, name), trial, counts in zip(ways, tried, counted, strict=True):
+        base = asked[label].base
+        found = result.setdefault(
+            label,
+            {
+                "bases": len(base),
+                "model": scores(own[label], base),
+                "composition": scores(counts.probabilities(0, 1.0), base),
+            },
+        )
+        k, strength = choose(trial, trials[label].base)
+        other = counts.probabilities(k, strength)
+        found[name] = scores(other, base) | {"k": k, "strength": strength}
+        found[name]["model_minus_counts"] = difference(own[label], other, base, asked[label].block)
     return result
+
+
+def choose(counts: Counts, base: NDArray[np.int64]) -> tuple[int, float]:
+    """(k, strength) with the smallest cross-entropy."""
+    trials = [
+        (scores(counts.probabilities(k, strength), base)["nats"], k, strength)
+        for k in range(1, MAX_K + 1)
+        for strength in STRENGTHS
+    ]
+    _, k, strength = min(trials)
+    return k, strength
+
+
+def mask(windows: Windows, rate: float, seed: int) -> Masked:
+    """Bases of the windows hidden at random; windows are read several times if that is needed for `MIN_BASES`."""
+    read = repeated(windows, rate)
+    return Masked(read.codes, hide(read.codes, rate, seed), read.block)
 
 
 def repeated(windows: Windows, rate: float) -> Windows:
@@ -151,28 +210,6 @@ def repeated(windows: Windows, rate: float) -> Windows:
 def hide(windows: NDArray[np.uint8], rate: float, seed: int) -> NDArray[np.bool_]:
     """[n, WINDOW_BP] which bases are hidden; never an unknown one."""
     return (np.random.default_rng(seed).random(windows.shape) < rate) & (windows < 4)
-
-
-def targets(windows: NDArray[np.uint8], hidden: NDArray[np.bool_], see_all: bool) -> Targets:
-    """The hidden bases of windows laid end to end, a 4 between them."""
-    seen = windows if see_all else np.where(hidden, np.uint8(4), windows)
-    gap = np.full((len(windows), 1), 4, np.uint8)
-    padded = np.pad(hidden, ((0, 0), (0, 1)))
-    return Targets(np.hstack([seen, gap]).ravel(), np.flatnonzero(padded), windows[hidden].astype(np.int64))
-
-
-def choose(train: list[Codes], valid: Windows, rate: float, seed: int, see_all: bool) -> tuple[int, float]:
-    """(k, strength) with the smallest cross-entropy on the validation windows."""
-    hidden = hide(valid.codes, rate, seed)
-    asked = targets(valid.codes, hidden, see_all)
-    counts = count(train, asked, MAX_K)
-    trials = [
-        (scores(counts.probabilities(k, strength), asked.base)["nats"], k, strength)
-        for k in range(1, MAX_K + 1)
-        for strength in STRENGTHS
-    ]
-    _, k, strength = min(trials)
-    return k, strength
 
 
 @torch.inference_mode()

@@ -1,5 +1,7 @@
 """The scripts around the bundled checkpoint: what is trained on, what is judged, what the card says of it."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,18 @@ from chargaff.io.regions import read_bed
 from examples.mini import corpus
 from examples.mini.card import verdict
 from examples.mini.corpus import SPECIES, STAGES, Place, write_corpus
-from examples.mini.evaluate import REGION, WINDOW_BP, Windows, held_out_windows, hide, repeated, training_part
+from examples.mini.counts import count
+from examples.mini.evaluate import (
+    REGION,
+    WINDOW_BP,
+    Masked,
+    Windows,
+    divide,
+    held_out_windows,
+    hide,
+    repeated,
+    training_part,
+)
 
 PYLORI, HUMAN = "Helicobacter_pylori", "Homo_sapiens"
 
@@ -50,11 +63,32 @@ def test_held_out_places_are_left_out_of_every_copy(genomes, tmp_path):
 
 def test_counts_see_each_base_once_and_no_held_out_one(genomes, tmp_path):
     write_corpus(genomes, tmp_path, {PYLORI: 3})
-    train, valid = training_part(tmp_path, PYLORI)
+    train = training_part(tmp_path, PYLORI)
     assert len(train) == 1
     assert (train[0][2048:4096] == 4).all()
-    assert (train[0] < 4).sum() == (118 - len(valid.codes)) * WINDOW_BP
-    assert len(valid.codes) == 1
+    assert (train[0] < 4).sum() == 118 * WINDOW_BP
+    rest, kept = divide(train)
+    assert len(kept.codes) == 12
+    assert (rest[0] < 4).sum() == (118 - 12) * WINDOW_BP
+
+
+def test_counts_are_those_of_a_search_on_both_strands():
+    rng = np.random.default_rng(0)
+    train = [rng.integers(0, 5, 3000).astype(np.uint8) for _ in range(2)]
+    windows = Masked(rng.integers(0, 5, (3, 60)).astype(np.uint8), rng.random((3, 60)) < 0.2, np.arange(3))
+    asked = [windows.targets(see_all) for see_all in (False, True)]
+    strands = ["".join("ACGTN"[i] for i in part) for part in train]
+    strands += [strand[::-1].translate(str.maketrans("ACGT", "TGCA")) for strand in strands]
+    for targets, counts in zip(asked, count(train, asked, 2), strict=True):
+        text = "".join("ACGTN"[i] for i in targets.sequence)
+        for k, seen in enumerate(counts.seen, 1):
+            for at, found in zip(targets.position, seen, strict=True):
+                left, right = text[max(0, at - k) : at], text[at + 1 : at + 1 + k]
+                whole = len(left) == k == len(right) and "N" not in left + right
+                patterns = [f"(?={left}{base}{right})" for base in "ACGT"]
+                wanted = [sum(len(re.findall(p, s)) for s in strands) if whole else 0 for p in patterns]
+                assert found.tolist() == wanted
+    assert sum(seen.sum() for seen in counts.seen) > 100
 
 
 def test_a_place_on_an_unknown_contig_stops(genomes, tmp_path, monkeypatch):
