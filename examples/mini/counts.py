@@ -65,7 +65,7 @@ def count(train: list[Codes], asked: list[Targets], max_k: int) -> list[Counts]:
     return found
 
 
-@numba.njit(cache=True)
+@numba.njit
 def _key(sequence, at, k):
     key = np.uint64(0)
     for step in range(-k, k + 1):
@@ -78,7 +78,7 @@ def _key(sequence, at, k):
     return key
 
 
-@numba.njit(cache=True)
+@numba.njit
 def _contexts(sequence, position, k):
     keys = np.full(len(position), np.uint64(0xFFFFFFFFFFFFFFFF))
     for i in range(len(position)):
@@ -87,7 +87,7 @@ def _contexts(sequence, position, k):
     return keys
 
 
-@numba.njit(cache=True)
+@numba.njit
 def _slot(table, key):
     mask = np.uint64(len(table) - 1)
     at = (key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20) & mask
@@ -104,13 +104,13 @@ def _table(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return table
 
 
-@numba.njit(cache=True)
+@numba.njit
 def _insert(table, keys):
     for key in keys:
         table[_slot(table, key)] = key
 
 
-@numba.njit(cache=True)
+@numba.njit
 def _find(table, keys):
     slots = np.full(len(keys), -1)
     for i, key in enumerate(keys):
@@ -119,7 +119,7 @@ def _find(table, keys):
     return slots
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(nogil=True)
 def _count(sequence, k, table, counts):
     """Adds what surrounds every base of `sequence`, on both strands, where the table asks for it."""
     side = np.uint64((1 << 2 * k) - 1)
