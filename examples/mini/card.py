@@ -153,7 +153,8 @@ Cross-entropy in nats per hidden base, on places that no training has seen: for 
 organisms the test halves of the species contigs. Left: 15 % of the bases are hidden, and the counts see the same input.
 Right: 1 base in 64 is hidden, so that nearly all neighbours are seen, and the counts see every neighbour. The counts
 are a two-sided context model: the k bases on either side with back-off to fewer, counted on both strands of the
-organism's own training sequence, k (at most 15) and the strength of back-off chosen on windows kept from the counts.
+organism's own training sequence; k (at most 15) and the strength of back-off are those that do best on windows of it
+which a first count leaves out.
 Differences carry a 95 % interval from a bootstrap over blocks of 50 kb; below zero the model is better. At least 20,000
 bases of an organism are judged, where its windows are few by reading them again with other bases hidden.
 """

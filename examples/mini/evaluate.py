@@ -6,7 +6,7 @@ The corpus is what `examples/mini/corpus.py` writes. Bases are hidden in windows
 
   model    sees the window with the hidden bases masked
   counts   the k bases on either side with back-off (counts.py), counted on both strands of the organism's own part of
-           the training sequence; k and the strength of back-off are chosen on windows of it kept from the counts
+           the training sequence; k and the strength of back-off do best on windows of it that a first count leaves out
   hidden   15 %: as in pre-training; 1 in 64: nearly all that surrounds a base is seen
 
 "counts, same input" backs off where its context is hidden; "counts, all seen" reads the true bases, which the model at
