@@ -58,8 +58,10 @@ def main() -> None:
         "genomes": genomes(),
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(options.run / "model" / "model.safetensors", FOLDER / "model.safetensors")
+    description = json.loads((options.run / "model" / "model.json").read_text()) | {"name": NAME}
+    (FOLDER / "model.json").write_text(json.dumps(description, indent=2) + "\n")
     for name in ("model.safetensors", "model.json"):
-        shutil.copyfile(options.run / "model" / name, FOLDER / name)
         (FOLDER / name).chmod(0o644)
     (FOLDER / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     (FOLDER / "README.md").write_text(card(record))
