@@ -8,10 +8,9 @@
 Genomes come from Debian packages (`examples/fetch_genomes.py`). In `corpus/corpus.fa` a contig is named
 `species.contig`; from an organism other than human at most its first 10 Mb are taken, and small genomes are written
 several times (`species.contig_copy2`, `_copy3`, ...), in each stage as often as `STAGES` says. About half of the first
-stage is human, more than a quarter bacteria; of the second 45 % and 30 %; of the third 50 % and 18 %; of the
-fourth 43 % and 20 %.
-`corpus/holdout.bed` holds the intervals of `examples/data/holdout.tsv.gz` under these names (0-based, end
-exclusive), wherever they lie in what was taken: pre-training drops each window that touches one of them. These
+stage is human, more than a quarter bacteria; of the second 45 % and 30 %; of the third 50 % and 18 %; of the fourth
+43 % and 20 %. `corpus/holdout.bed` holds the intervals of `examples/data/holdout.tsv.gz` under these names (0-based,
+end exclusive), wherever they lie in what was taken: pre-training drops each window that touches one of them. These
 intervals' own sequence goes to `corpus/heldout.fa`, for evaluation.
 """
 
