@@ -77,6 +77,7 @@ def verdict(held_out: dict[str, Any]) -> str:
     for rate, name, words in (
         ("15 %", "same input", "that see the same masked input"),
         ("1 in 64", "all seen", "that see every neighbour (1 base in 64 hidden)"),
+        ("15 %", "all seen", "that see every neighbour, also those hidden from the model (15 % hidden)"),
     ):
         human = _difference(held_out, HUMAN, rate, name)
         goal = "reached" if human["nats"] <= -0.01 and human["high"] < 0 else f"missed by {human['nats'] + 0.01:.3f}"
@@ -157,6 +158,9 @@ organism's own training sequence; k (at most 15) and the strength of back-off ar
 which a first count leaves out. Differences carry a 95 % interval from a bootstrap over blocks of 50 kb; below zero the
 model is better. At least 20,000 bases of an organism are judged, where its windows are few by reading them again with
 other bases hidden.
+
+No stage was trained on these places, but the organisms that each later stage read more of were chosen after the
+held-out figures of the stage before had been seen, and so was the stage to ship: the figures are not blind to that.
 """
 TABLE_HEAD = (
     "| organism | composition | model, 15 % | counts | difference | accuracy | model, 1 in 64 | counts | difference "
@@ -179,6 +183,5 @@ A model for trying things out, for teaching and for tests of pipelines: it has r
 plants, no vertebrates but human, and of human two chromosomes. For research results take one of the large published
 checkpoints (`chargaff models`).
 
-It has learned from windows of 1,024 bp, and `embed` and `score` read longer sequences in such windows; a wider one
-(`--window-bp`) predicts bacteria worse: *H. pylori*, 1 base in 64 hidden, 1.178 nats in windows of 1,024 bp, 1.193 in
-2,048 and 1.226 in 4,096 (*E. coli* 1.249, 1.251 and 1.262; human 1.155, 1.155 and 1.158)."""
+It has learned from windows of 1,024 bp, and `embed` and `score` read longer sequences in such windows. Wider ones
+(`--window-bp`) predicted masked bases of *H. pylori* and *E. coli* worse, the more so the wider."""
