@@ -163,8 +163,8 @@ No stage was trained on these places, but the organisms that each later stage re
 held-out figures of the stage before had been seen, and so was the stage to ship: the figures are not blind to that.
 About 40 CPU hours went into all of this, with the trials that did not help and the evaluations; the shipped stages took
 15 of them. What is not reached by then, as the lines below the table say, stays open. Two more stages of the same kind,
-94 million bases, were trained and not shipped: with 1 base in 64 hidden they changed the worm's and *H. pylori*'s
-difference by no more than 0.002.
+94 million bases, were trained and are not shipped: with 1 base in 64 hidden they bring human to -0.018 and -0.019 and
+change the worm's and *H. pylori*'s difference by no more than 0.002.
 """
 TABLE_HEAD = (
     "| organism | composition | model, 15 % | counts | difference | accuracy | model, 1 in 64 | counts | difference "
