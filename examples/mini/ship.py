@@ -3,7 +3,7 @@
     python examples/mini/ship.py runs/mini --held-out heldout.json
     python examples/mini/ship.py runs/mini_second --stage second --held-out heldout.json
     ...
-    python examples/mini/ship.py runs/mini_fourth --stage fourth --held-out heldout.json
+    python examples/mini/ship.py runs/mini_sixth --stage sixth --held-out heldout.json
 
 RUN is the folder of the pre-training, `heldout.json` what `examples/mini/evaluate.py` has written about its model. Into
 `src/chargaff/bundled/chargaff-caduceus-ps-mini/` go the weights, `training.json` (settings, curve, held-out figures;

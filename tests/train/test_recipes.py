@@ -25,6 +25,8 @@ OWN = {
     "chargaff-caduceus-ps-mini-second-pretrain": ["model.name=chargaff-caduceus-ps-mini"],
     "chargaff-caduceus-ps-mini-third-pretrain": ["model.name=chargaff-caduceus-ps-mini"],
     "chargaff-caduceus-ps-mini-fourth-pretrain": ["model.name=chargaff-caduceus-ps-mini"],
+    "chargaff-caduceus-ps-mini-fifth-pretrain": ["model.name=chargaff-caduceus-ps-mini"],
+    "chargaff-caduceus-ps-mini-sixth-pretrain": ["model.name=chargaff-caduceus-ps-mini"],
 }
 """Of the checkpoint that ships with the package, with what makes them quick or, later stages, possible."""
 PRETRAINING = [name for name in RECIPES if name.endswith("-pretrain") and name not in OWN]
