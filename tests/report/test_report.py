@@ -15,6 +15,7 @@ import pytest
 
 from chargaff.cli.main import ExitCode, main
 from chargaff.errors import ConfigError, InputError
+from chargaff.report.panels import draw_comparison
 from chargaff.workflows.answers import Answers, answers_of_run, read_answers
 from chargaff.workflows.report import MapSource, Report, ReportOptions, write_report
 from chargaff.workflows.run_folder import read_run
@@ -251,6 +252,12 @@ def test_baselines_are_compared_row_by_row(runs, tmp_path):
     text = " ".join(" ".join(read(report).words).split())
     assert re.search(r"twin 0\.000 0\.000 to 0\.000 \S+ not told apart", text)
     assert re.search(r"noise 0\.\d+ 0\.\d+ to \d\.\d+ \S+ higher", text)
+
+
+def test_a_long_name_stands_beside_its_score_in_two_lines():
+    rows = [("Caduceus-PS mini, fine-tuned", [0.9], 0.8, 1.0), ("CNN", [0.8], 0.7, 0.9)]
+    words = [text.strip() for text in ET.fromstring(draw_comparison("c", "MCC", rows, alt="").svg).itertext()]
+    assert [name for name in ("Caduceus-PS mini,", "fine-tuned", "CNN") if name not in words] == []
 
 
 def test_classes_in_another_order_are_put_in_place(runs, tmp_path):

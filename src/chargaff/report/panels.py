@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -333,7 +334,7 @@ def draw_comparison(
                 axes.plot(scores, [place + 0.24] * len(scores), "o", color=shade, **ring)
             text = f"{mean:.3f}"
             axes.annotate(text, (mean, place), (0, 9), textcoords="offset points", ha="center", weight="bold")
-        axes.set_yticks(range(len(rows)), [label_of(row[0], 20) for row in rows])
+        axes.set_yticks(range(len(rows)), [_in_two_lines(row[0]) for row in rows])
         axes.tick_params(axis="y", length=0)
         _set_title(axes, label_of(title))
         axes.set(ylim=(len(rows) - 0.5, -0.6))
@@ -351,6 +352,10 @@ def _draw_band(axes: Axes, number: int, band: Band, x: Floats, y: Floats, area: 
         axes.fill_between(band.grid, band.low, band.high, color=colour(number), alpha=alpha, linewidth=0)
     text = f"{label_of(band.label)}  {area:.3f}"
     axes.plot(x, y, color=colour(number), linestyle=dash(number), label=text, zorder=3 - 0.1 * number, **style)
+
+
+def _in_two_lines(text: str) -> str:
+    return "\n".join(label_of(line) for line in textwrap.wrap(text, 20, max_lines=2, placeholder="…"))
 
 
 def _set_title(axes: Axes, text: str) -> None:
