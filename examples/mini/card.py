@@ -105,7 +105,8 @@ def _data(genomes: list[dict[str, str]]) -> str:
 
 
 def _stage(number: int, stage: dict[str, Any]) -> str:
-    curve, words = stage["curve"], STAGES_TEXT[number]
+    curve, words, processes = stage["curve"], STAGES_TEXT[number], stage["processes"]
+    spread = f" train.devices={processes} train.strategy=ddp" if processes > 1 else ""
     every = -(-len(curve["step"]) // 12)
     points = list(zip(curve["step"], curve["validation_nats"], strict=True))[::-1][::every][::-1]
     rows = [
@@ -116,7 +117,7 @@ def _stage(number: int, stage: dict[str, Any]) -> str:
 
 ```sh
 python examples/mini/corpus.py {words.corpus}
-chargaff pretrain {stage["recipe"]} train.max_steps={stage["steps"]}
+chargaff pretrain {stage["recipe"]} train.max_steps={stage["steps"]}{spread}
 ```
 
 Cross-entropy on the validation windows (blocks of the training genomes), {stage["hidden"]:.0%} of the bases hidden:
@@ -136,8 +137,9 @@ class StageWords(NamedTuple):
 STAGES_TEXT = (
     StageWords("First stage, from fresh weights.", "-o corpus"),
     StageWords(
-        "Second stage, from the weights of the first, with more of the small genomes and fewer bases hidden. (Up to "
-        "step 1,267 the learning rate fell as it would for 8,400 steps, at most 2 % lower than the recipe's.)",
+        "Second stage, from the weights of the first, with more of the small genomes and fewer bases hidden. (The "
+        "first 481 steps ran in one process; up to step 1,267 the learning rate fell as it would for 8,400 steps, at "
+        "most 2 % lower than the recipe's.)",
         "--stage second -o corpus_second",
     ),
     StageWords(

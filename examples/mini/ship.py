@@ -76,6 +76,7 @@ def stage_record(run: Path, recipe: str, hardware: str) -> dict[str, Any]:
     return {
         "recipe": recipe,
         "seed": settings["train"]["seed"],
+        "processes": settings["train"]["devices"],
         "steps": int(train_log["step"][-1]),
         "hidden": settings["task"]["probability"],
         "tokens": int(train_log["samples"][-1]) * settings["data"]["length_bp"],
